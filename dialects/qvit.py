@@ -1,0 +1,95 @@
+"""The dialect object: every operation and attribute of `qvit`, and how folded constants come back as operations."""
+
+from typing import cast
+
+from xdsl.dialect_interfaces.constant_materialization import ConstantMaterializationInterface
+from xdsl.dialects.builtin import DenseIntOrFPElementsAttr
+from xdsl.ir import Attribute, Dialect, Operation
+
+from qvit.dialects.attributes import (
+    DyadicAttr,
+    PotAttr,
+    QParamsAttr,
+    RealAttr,
+    RoundingAttr,
+    ScaleAttr,
+    WeightFileAttr,
+    WeightRefAttr,
+    ZeroPointAttr,
+)
+from qvit.dialects.ops.elementwise import (
+    AddOp,
+    DivOp,
+    ErfOp,
+    MulOp,
+    PowOp,
+    ReluOp,
+    SigmoidOp,
+    SqrtOp,
+    SubOp,
+    TanhOp,
+)
+from qvit.dialects.ops.nonlinear import BatchNormOp, GeluOp, LayerNormOp, ReduceMeanOp, ResizeOp, SoftmaxOp
+from qvit.dialects.ops.products import Conv2dOp, ConvTranspose2dOp, LinearOp, MatmulOp
+from qvit.dialects.ops.quantization import AddRequantOp, DequantizeOp, QuantizeOp, RequantizeOp, ThresholdOp
+from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
+from qvit.dialects.ops.weights import ConstantOp, WeightOp
+
+
+class _Constants(ConstantMaterializationInterface):
+    def materialize_constant(self, value: Attribute, type: Attribute) -> Operation | None:
+        if isinstance(value, DenseIntOrFPElementsAttr) and value.type == type:
+            return ConstantOp(cast("DenseIntOrFPElementsAttr[Attribute]", value))
+        return None
+
+
+Qvit = Dialect(
+    "qvit",
+    [
+        QuantizeOp,
+        DequantizeOp,
+        RequantizeOp,
+        AddRequantOp,
+        ThresholdOp,
+        MatmulOp,
+        LinearOp,
+        Conv2dOp,
+        ConvTranspose2dOp,
+        AddOp,
+        SubOp,
+        MulOp,
+        DivOp,
+        PowOp,
+        SqrtOp,
+        ErfOp,
+        TanhOp,
+        SigmoidOp,
+        ReluOp,
+        SoftmaxOp,
+        GeluOp,
+        LayerNormOp,
+        BatchNormOp,
+        ReduceMeanOp,
+        ResizeOp,
+        ReshapeOp,
+        TransposeOp,
+        SliceOp,
+        ConcatOp,
+        GatherOp,
+        BroadcastOp,
+        WeightOp,
+        ConstantOp,
+    ],
+    [
+        RoundingAttr,
+        ScaleAttr,
+        ZeroPointAttr,
+        QParamsAttr,
+        RealAttr,
+        DyadicAttr,
+        PotAttr,
+        WeightRefAttr,
+        WeightFileAttr,
+    ],
+    [_Constants()],
+)

@@ -1,0 +1,76 @@
+"""Elementwise operations: integer add, sub, mul are exact; the rest are float functions."""
+
+from math import erf as scalar_erf
+from math import factorial, pi
+
+import numpy as np
+
+from qvit.dialects.semantics.integers import Array, IntType, fit, multiply, widen
+
+
+def add(a: Array, b: Array, result: IntType | None = None) -> Array:
+    """a + b, broadcast. Integers: OverflowError if a sum does not fit `result`."""
+    return a + b if result is None else fit(widen(a) + widen(b), result)
+
+
+def sub(a: Array, b: Array, result: IntType | None = None) -> Array:
+    """a - b, broadcast. Integers: OverflowError if a difference does not fit `result`."""
+    return a - b if result is None else fit(widen(a) - widen(b), result)
+
+
+def mul(a: Array, b: Array, result: IntType | None = None) -> Array:
+    """a * b, broadcast. Integers: OverflowError if a product does not fit `result`."""
+    return a * b if result is None else fit(multiply(widen(a), widen(b)), result)
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + e^-x), without overflow on either side."""
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1 / (1 + e), e / (1 + e))
+
+
+def relu(x: Array) -> Array:
+    """max(x, 0)."""
+    return np.maximum(x, np.zeros((), x.dtype))
+
+
+_ERF_STEP = 1 / 32
+_ERF_TOP = 6.0  # erf(6) is 1 - 2e-17
+_ERF_DEGREE = 8
+
+
+def _erf_table() -> Array:
+    """Taylor coefficients of erf about k * _ERF_STEP, k = 0 .. 6 / _ERF_STEP: [nodes, degree + 1].
+
+    The n-th derivative is erf' times (-1)^(n-1) H_(n-1)(x), with H the physicists' Hermite polynomials.
+    """
+    nodes = np.arange(round(_ERF_TOP / _ERF_STEP) + 1) * _ERF_STEP
+    table = np.empty((nodes.size, _ERF_DEGREE + 1))
+    table[:, 0] = [scalar_erf(x) for x in nodes]
+    slope = 2 / np.sqrt(pi) * np.exp(-nodes * nodes)
+    before, hermite = np.zeros_like(nodes), np.ones_like(nodes)
+    for n in range(1, _ERF_DEGREE + 1):
+        table[:, n] = slope * (-1) ** (n - 1) * hermite / factorial(n)
+        before, hermite = hermite, 2 * nodes * hermite - 2 * (n - 1) * before
+    return table
+
+
+_ERF_TABLE = _erf_table()
+
+
+def erf(x: Array) -> Array:
+    """The error function, within 1e-15 in float64: a Taylor step from the nearest of 193 nodes (NumPy has no erf)."""
+    flat = np.asarray(x, np.float64).ravel()
+    y = np.empty_like(flat)
+    for start in range(0, flat.size, 1 << 15):  # in pieces that stay in the cache
+        piece = flat[start : start + (1 << 15)]
+        magnitude = np.minimum(np.abs(piece), _ERF_TOP)
+        node = np.rint(magnitude / _ERF_STEP).astype(np.intp)
+        step = magnitude - node * _ERF_STEP
+        columns = _ERF_TABLE[node]
+        total = columns[:, _ERF_DEGREE].copy()
+        for n in range(_ERF_DEGREE - 1, -1, -1):
+            total *= step
+            total += columns[:, n]
+        y[start : start + (1 << 15)] = np.copysign(total, piece)
+    return y.reshape(x.shape).astype(x.dtype)

@@ -1,0 +1,138 @@
+"""Integer types, rounding modes, and exact division by powers of two: what all integer operations are made of."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from fractions import Fraction
+from math import floor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Int64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class IntType:
+    """A two's complement (signed) or unsigned integer of `bits` bits, 1 to 64 (unsigned: to 63)."""
+
+    bits: int
+    signed: bool = True
+
+    @property
+    def lo(self) -> int:
+        return -(1 << (self.bits - 1)) if self.signed else 0
+
+    @property
+    def hi(self) -> int:
+        return (1 << (self.bits - 1 if self.signed else self.bits)) - 1
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The narrowest NumPy type that holds it: one value an element, also below 8 bits."""
+        width = next(w for w in (8, 16, 32, 64) if w >= self.bits)
+        return np.dtype(f"{'int' if self.signed else 'uint'}{width}")
+
+    def __str__(self) -> str:
+        return f"{'i' if self.signed else 'ui'}{self.bits}"
+
+
+class Rounding(StrEnum):
+    """How a real number becomes an integer. Ties are numbers exactly between two integers."""
+
+    HALF_EVEN = "half_even"
+    """To nearest, ties to the even neighbour (ONNX, torch, IEEE 754)."""
+    HALF_UP = "half_up"
+    """To nearest, ties towards plus infinity: floor(x + 1/2), an add and a shift in hardware."""
+    HALF_AWAY = "half_away"
+    """To nearest, ties away from zero (OpenVINO, C's round)."""
+    FLOOR = "floor"
+    """Towards minus infinity: a bare arithmetic shift."""
+
+
+def widen(x: Array) -> Int64:
+    """Any integer array as int64, with the same values."""
+    if x.dtype.kind not in "iub":
+        raise TypeError(f"expected integers, found {x.dtype}")
+    return x.astype(np.int64)
+
+
+def fit(x: Array, result: IntType) -> Array:
+    """x in the type `result`, exactly; OverflowError names the first value that does not fit."""
+    if x.size and (x.min() < result.lo or x.max() > result.hi):
+        bad = x[(x < result.lo) | (x > result.hi)].flat[0]
+        raise OverflowError(f"{bad} does not fit {result} ({result.lo}..{result.hi})")
+    return x.astype(result.dtype)
+
+
+def saturate(x: Array, result: IntType) -> Array:
+    """min(max(x, lo), hi) in the type `result`."""
+    return np.clip(x, result.lo, result.hi).astype(result.dtype)
+
+
+def product_fits(a: Array, b: Array, bits: int = 63) -> bool:
+    """Whether every |a_i| * |b_j| stays below 2^bits, judged by the largest magnitudes."""
+    return _magnitude(a) * _magnitude(b) < 1 << bits
+
+
+def _magnitude(x: Array) -> int:
+    return max(abs(int(x.min())), abs(int(x.max()))) if x.size else 0
+
+
+def multiply(a: Int64, b: Int64) -> Array:
+    """The exact product: int64 where it fits, Python integers (dtype object) where it does not."""
+    return a * b if product_fits(a, b) else a.astype(object) * b.astype(object)
+
+
+def round_shift(x: Array, shift: Array, rounding: Rounding) -> Array:
+    """round(x / 2^shift), exactly; a negative shift multiplies. x is int64 or object, shift broadcasts against it."""
+    shift = np.asarray(shift, np.int64)
+    left, right = np.maximum(-shift, 0), np.maximum(shift, 0)
+    if right.max(initial=0) > 62 or _magnitude(x) << int(left.max(initial=0)) >= 1 << 63:
+        x, left, right = x.astype(object), left.astype(object), right.astype(object)
+    x = x << left
+    quotient = x >> right
+    # Twice the remainder against 2^shift: comparing cannot overflow (2 * remainder < 2^63), adding a half could.
+    twice, one = (x - (quotient << right)) << 1, (right * 0 + 1) << right
+    match rounding:
+        case Rounding.HALF_EVEN:
+            up = (twice > one) | ((twice == one) & ((quotient & 1) == 1))
+        case Rounding.HALF_UP:
+            up = twice >= one
+        case Rounding.HALF_AWAY:
+            up = (twice > one) | ((twice == one) & (x >= 0))
+        case Rounding.FLOOR:
+            up = twice < 0
+    return _narrow(quotient + up)
+
+
+def _narrow(x: Array) -> Array:
+    """An object array as int64 where that is exact."""
+    return x.astype(np.int64) if x.dtype == object and _magnitude(x) < 1 << 63 else x
+
+
+def round_fraction(x: Fraction, rounding: Rounding) -> int:
+    """One exact rational, rounded."""
+    match rounding:
+        case Rounding.HALF_EVEN:
+            return round(x)
+        case Rounding.HALF_UP:
+            return floor(x + Fraction(1, 2))
+        case Rounding.HALF_AWAY:
+            return floor(x + Fraction(1, 2)) if x >= 0 else -floor(-x + Fraction(1, 2))
+        case Rounding.FLOOR:
+            return floor(x)
+
+
+def round_float(x: Array, rounding: Rounding) -> Array:
+    """A float array, rounded to whole floats. HALF_UP and HALF_AWAY decide on the exact fraction, not on x + 0.5."""
+    if rounding is Rounding.HALF_EVEN:
+        return np.rint(x)
+    whole = np.floor(x)
+    if rounding is Rounding.FLOOR:
+        return whole
+    fraction = x - whole  # exact: both have the same exponent range and 0 <= fraction < 1
+    if rounding is Rounding.HALF_UP:
+        return whole + (fraction >= 0.5)
+    return whole + ((fraction > 0.5) | ((fraction == 0.5) & (x >= 0)))

@@ -1,0 +1,130 @@
+"""Matrix products and convolutions, in float and in integers with zero points."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from qvit.dialects.semantics.integers import Array, IntType, fit, widen
+
+_EXACT_IN = ((np.float32, 1 << 24), (np.float64, 1 << 53))
+"""Float types and the integers below which every sum and product in them is exact: BLAS has no integer product."""
+
+
+def _integer_product(a: Array, b: Array, result: IntType) -> Array:
+    """a @ b for integers, exactly, through the narrowest float BLAS in which no partial sum can round."""
+    # |sum_k a_ik b_kj| <= max|a| * max_j sum_k |b_kj|, and so for every partial sum in any order
+    bound = int(np.abs(a).max(initial=0)) * int(np.abs(b).sum(axis=-2).max(initial=0))
+    for dtype, limit in _EXACT_IN:
+        if bound <= limit:
+            return fit(np.matmul(a.astype(dtype), b.astype(dtype)), result)
+    if bound < 1 << 63:
+        return fit(np.matmul(a, b), result)
+    return fit(np.matmul(a.astype(object), b.astype(object)), result)
+
+
+def matmul(a: Array, b: Array, zero_points: tuple[Array, Array] | None = None, result: IntType | None = None) -> Array:
+    """C = A B over the last two dimensions, the others broadcast; a [..., M, K], b [..., K, N] -> [..., M, N].
+
+    Integers: sum_k (a - za)(b - zb), exact; OverflowError if a sum does not fit `result`. za is a scalar, zb a scalar
+    or one value a column [N].
+    """
+    if result is None:
+        return np.matmul(a, b)
+    za, zb = zero_points or (np.int64(0), np.int64(0))
+    return _integer_product(widen(a) - za, widen(b) - zb, result)
+
+
+def linear(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    zero_points: tuple[Array, Array] | None = None,
+    result: IntType | None = None,
+) -> Array:
+    """y = x W^T + bias; x [..., K], weight [N, K], bias [N] -> [..., N].
+
+    Integers: sum_k (x - zx)(w - zw) + bias, exact; zw is a scalar or one value an output channel [N].
+    """
+    if result is None:
+        y = np.matmul(x, weight.T)
+        return y if bias is None else y + bias
+    zx, zw = zero_points or (np.int64(0), np.int64(0))
+    weight = widen(weight) - (zw[:, None] if zw.ndim else zw)
+    y = _integer_product(widen(x) - zx, weight.T, IntType(64))
+    return fit(y if bias is None else y + widen(bias), result)
+
+
+def _patches(x: Array, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> Array:
+    """Sliding windows of x [B, C, H, W] (padded already): a view [B, C, OH, OW, KH, KW]."""
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    windows = np.lib.stride_tricks.sliding_window_view(x, reach, (2, 3))
+    return windows[:, :, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
+
+
+def conv2d(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    strides: Sequence[int],
+    padding: Sequence[int],
+    dilations: Sequence[int],
+    groups: int,
+    zero_points: tuple[Array, Array] | None = None,
+    result: IntType | None = None,
+) -> Array:
+    """2-D convolution, NCHW: x [B, C, H, W], weight [O, C / groups, KH, KW], bias [O] -> [B, O, OH, OW].
+
+    padding is (top, left, bottom, right), of real zeros. Integers: sums of (x - zx)(w - zw) plus bias, exact.
+    """
+    zx, zw = zero_points or (np.int64(0), np.int64(0))
+    if result is not None:
+        x, weight = widen(x) - zx, widen(weight) - (zw[:, None, None, None] if zw.ndim else zw)
+    top, left, bottom, right = padding
+    x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    out_channels, group_channels, *kernel = weight.shape
+    windows = _patches(x, kernel, strides, dilations)
+    batch, _, height, width = windows.shape[:4]
+    # im2col: [B, groups, OH * OW, C/g * KH * KW] times [groups, C/g * KH * KW, O/g]
+    columns = windows.reshape(batch, groups, group_channels, height, width, *kernel)
+    columns = columns.transpose(0, 1, 3, 4, 2, 5, 6).reshape(batch, groups, height * width, -1)
+    filters = weight.reshape(groups, out_channels // groups, -1).transpose(0, 2, 1)
+    if result is None:
+        y = np.matmul(columns, filters)
+    else:
+        y = _integer_product(columns, filters, IntType(64))
+    y = y.transpose(0, 1, 3, 2).reshape(batch, out_channels, height, width)
+    if bias is not None:
+        y = y + (bias if result is None else widen(bias))[:, None, None]
+    return y if result is None else fit(y, result)
+
+
+def conv_transpose2d(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    strides: Sequence[int],
+    padding: Sequence[int],
+    dilations: Sequence[int],
+    groups: int,
+    output_padding: Sequence[int],
+) -> Array:
+    """The transposed convolution (float): x [B, C, H, W], weight [C, O / groups, KH, KW] -> [B, O, OH, OW].
+
+    OH = (H - 1) * stride - top - bottom + dilation * (KH - 1) + output_padding + 1, likewise OW. ONNX ConvTranspose.
+    """
+    batch, channels, height, width = x.shape
+    _, group_outputs, kh, kw = weight.shape
+    full_h = (height - 1) * strides[0] + dilations[0] * (kh - 1) + 1 + output_padding[0]
+    full_w = (width - 1) * strides[1] + dilations[1] * (kw - 1) + 1 + output_padding[1]
+    full = np.zeros((batch, groups, group_outputs, full_h, full_w), x.dtype)
+    pixels = x.reshape(batch, groups, channels // groups, height * width).transpose(0, 1, 3, 2)
+    filters = weight.reshape(groups, channels // groups, group_outputs, kh, kw)
+    for i in range(kh):
+        for j in range(kw):
+            term = np.matmul(pixels, filters[:, :, :, i, j]).transpose(0, 1, 3, 2)
+            rows = slice(i * dilations[0], i * dilations[0] + (height - 1) * strides[0] + 1, strides[0])
+            columns = slice(j * dilations[1], j * dilations[1] + (width - 1) * strides[1] + 1, strides[1])
+            full[..., rows, columns] += term.reshape(batch, groups, group_outputs, height, width)
+    top, left, bottom, right = padding
+    y = full.reshape(batch, -1, full_h, full_w)[:, :, top : full_h - bottom, left : full_w - right]
+    return y if bias is None else y + bias[:, None, None]

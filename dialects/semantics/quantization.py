@@ -1,0 +1,137 @@
+"""quantize, dequantize and the three forms of requantize.
+
+Scales, zero points, multipliers and shifts arrive as arrays that broadcast against the tensor; see `along`.
+"""
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from qvit.dialects.semantics.integers import (
+    Array,
+    Int64,
+    IntType,
+    Rounding,
+    fit,
+    multiply,
+    round_float,
+    round_fraction,
+    round_shift,
+    saturate,
+    widen,
+)
+
+
+def along(values: Array, axis: int | None, rank: int) -> Array:
+    """A vector laid along `axis` of a tensor of `rank` dimensions, so that it broadcasts; scalars stay scalars."""
+    values = np.asarray(values)
+    if axis is None or values.ndim == 0:
+        return values
+    return values.reshape([-1 if i == axis else 1 for i in range(rank)])
+
+
+def quantize(x: Array, scale: Array, zero_point: Array, rounding: Rounding, result: IntType) -> Array:
+    """q = saturate(round(x / scale) + zero_point).
+
+    ONNX QuantizeLinear (rounding half_even). x: float; scale: positive, in x's precision. A NaN is a ValueError: it has
+    no code.
+    """
+    if np.isnan(x).any():
+        raise ValueError("cannot quantize NaN")
+    # In float the addition of the zero point could round for huge |x|, but only where saturation follows anyway.
+    return saturate(round_float(x / scale, rounding) + zero_point, result)
+
+
+def dequantize(q: Array, scale: Array, zero_point: Array) -> Array:
+    """y = (q - zero_point) * scale, in the precision of scale. ONNX DequantizeLinear."""
+    return (widen(q) - zero_point).astype(scale.dtype) * scale
+
+
+def scale_and_round(x: Int64, factors: Sequence[Fraction], axis: int | None, rounding: Rounding) -> Array:
+    """round(x * factor) over the reals, exactly; one factor, or one for each index along `axis`.
+
+    The product is first taken in float64, where it is off by less than 2^-51 relative; only elements that lie closer
+    than that to the boundary between two results are decided again with rational numbers.
+    """
+    near = along(np.array([float(f) for f in factors]), axis, x.ndim) if axis is not None else float(factors[0])
+    product = x.astype(np.float64) * near
+    result = round_float(product, rounding)
+    offset = np.abs(product - np.floor(product) - 0.5)
+    if rounding is Rounding.FLOOR:
+        offset = 0.5 - offset  # floor changes at the integers, the others half-way between them
+    undecided = offset <= np.abs(product) * 2.0**-50
+    result = result.astype(object) if np.abs(product).max(initial=0) >= 2.0**62 else result.astype(np.int64)
+    for index in map(tuple, np.argwhere(undecided)):
+        factor = factors[index[axis] if axis is not None else 0]
+        result[index] = round_fraction(int(x[index]) * factor, rounding)
+    return result
+
+
+def requantize_real(
+    x: Array,
+    factors: Sequence[Fraction],
+    axis: int | None,
+    zero_points: tuple[Array, Array],
+    rounding: Rounding,
+    result: IntType,
+) -> Array:
+    """y = saturate(round((x - z_in) * factor) + z_out), the product exact over the reals."""
+    z_in, z_out = zero_points
+    return saturate(scale_and_round(widen(x) - z_in, factors, axis, rounding) + z_out, result)
+
+
+def requantize_dyadic(
+    x: Array, multiplier: Array, shift: Array, zero_points: tuple[Array, Array], rounding: Rounding, result: IntType
+) -> Array:
+    """y = saturate(round((x - z_in) * multiplier / 2^shift) + z_out); the product is exact, shift is 0..62.
+
+    I-BERT and I-ViT (QuantAct) with rounding half_even.
+    """
+    z_in, z_out = zero_points
+    return saturate(round_shift(multiply(widen(x) - z_in, multiplier), shift, rounding) + z_out, result)
+
+
+def requantize_pot(
+    x: Array, shift: Array, zero_points: tuple[Array, Array], rounding: Rounding, result: IntType
+) -> Array:
+    """y = saturate(round((x - z_in) / 2^shift) + z_out); a negative shift multiplies. P2-ViT, equation 6."""
+    z_in, z_out = zero_points
+    return saturate(round_shift(widen(x) - z_in, shift, rounding) + z_out, result)
+
+
+def add_requant(
+    a: Array,
+    b: Array,
+    multipliers: tuple[Array, Array],
+    shifts: tuple[Array, Array],
+    zero_points: tuple[Array, Array, Array],
+    rounding: Rounding,
+    round_each: bool,
+    result: IntType,
+) -> Array:
+    """The residual add: y = saturate(round(a' * m_a / 2^s_a + b' * m_b / 2^s_b) + z), a' = a - z_a, b' = b - z_b.
+
+    With round_each both terms are rounded before they are added (I-ViT's QuantAct with an identity branch); without,
+    the exact sum is rounded once. One saturation in either case.
+    """
+    (m_a, m_b), (s_a, s_b), (z_a, z_b, z) = multipliers, shifts, zero_points
+    left, right = multiply(widen(a) - z_a, m_a), multiply(widen(b) - z_b, m_b)
+    if round_each:
+        return saturate(round_shift(left, s_a, rounding) + round_shift(right, s_b, rounding) + z, result)
+    common = np.maximum(s_a, s_b)
+    wide = (left.astype(object) << (common - s_a).astype(object)) + (right.astype(object) << (common - s_b).astype(object))
+    return saturate(round_shift(wide, common, rounding) + z, result)
+
+
+def threshold(x: Array, thresholds: Array, axis: int | None, lowest: int, result: IntType) -> Array:
+    """q = lowest + #{m : x >= thresholds[m]}: the comparator form of a quantizer (Lin & Shah).
+
+    thresholds: integers [M] or, one set for each index along `axis`, [dim, M]; non-decreasing along M.
+    """
+    x = widen(x)
+    levels = np.moveaxis(widen(thresholds), -1, 0)
+    count = np.zeros(x.shape, np.int64)
+    for level in levels:
+        count += x >= along(level, axis, x.ndim)
+    return fit(count + lowest, result)

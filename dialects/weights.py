@@ -1,0 +1,230 @@
+"""Weights by reference: safetensors files with digests, named by the module's attribute `qvit.weights`.
+
+A module lists a base file and overlays; every key lives in exactly one of them. Passes never write files: a tensor that
+a pass makes is an inline constant until the tool writes the module, and then moves into an overlay (`externalize`).
+In memory the paths of the files are absolute or relative to the working directory; in a .mlir file they are relative to
+that file (`rebase`).
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from xdsl.dialects.builtin import ArrayAttr, DenseIntOrFPElementsAttr, FloatAttr, IntegerAttr, ModuleOp, StringAttr
+from xdsl.ir import Attribute, Operation, ParametrizedAttribute, SSAValue
+
+from qvit.dialects.attributes import ScaleAttr, Value, WeightFileAttr, WeightRefAttr, ZeroPointAttr, dense_array
+from qvit.dialects.ops.weights import ConstantOp, WeightOp
+from qvit.dialects.provenance import set_sources, sources
+from qvit.dialects.semantics.integers import Array
+from qvit.dialects.types import Tensor, element_dtype
+
+FILES = "qvit.weights"
+INLINE_LIMIT = 64
+"""Tensors up to this many elements stay in the text, where people and tests can see them."""
+
+
+class WeightError(Exception):
+    """A weight file or key that is missing, damaged, or not what the module says."""
+
+
+def weight_files(module: ModuleOp) -> tuple[WeightFileAttr, ...]:
+    """The files that the module lists, base first."""
+    attr = module.attributes.get(FILES)
+    return tuple(f for f in attr if isinstance(f, WeightFileAttr)) if isinstance(attr, ArrayAttr) else ()
+
+
+def _set_weight_files(module: ModuleOp, files: Sequence[WeightFileAttr]) -> None:
+    module.attributes[FILES] = ArrayAttr(files)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal; computed again only when its size or time of change differ."""
+    status = path.stat()
+    return _digest(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, _size: int, _changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Weights:
+    """Reads the constants of one module; files are opened, and their digests checked, when first needed."""
+
+    def __init__(self, module: ModuleOp) -> None:
+        self._listed = weight_files(module)
+        self._homes: dict[str, Any] | None = None
+
+    @staticmethod
+    def of(op: Operation) -> "Weights":
+        """The weights of the module that `op` stands in."""
+        top: Operation = op
+        while (parent := top.parent_op()) is not None:
+            top = parent
+        return Weights(cast(ModuleOp, top))
+
+    def _home(self, key: str) -> Any:
+        if self._homes is None:
+            self._homes = {}
+            for file in self._listed:
+                path = Path(file.path.data)
+                if not path.exists():
+                    raise WeightError(f"weight file {path} is missing; it is listed in the module's {FILES}")
+                if digest(path) != file.sha256.data:
+                    raise WeightError(f"weight file {path} is not the one that the module was made with: its SHA-256 differs")
+                handle = safe_open(path, framework="np")
+                for name in handle.keys():
+                    if name in self._homes:
+                        raise WeightError(f"weight {name!r} is in more than one file, the last is {path}")
+                    self._homes[name] = handle
+        if key not in self._homes:
+            files = ", ".join(f.path.data for f in self._listed) or "none"
+            raise WeightError(f"weight {key!r} is in none of the module's weight files ({files})")
+        return self._homes[key]
+
+    def _read(self, key: str, type_: Tensor) -> Array:
+        array = cast(Array, self._home(key).get_tensor(key))
+        if array.shape != type_.get_shape() or array.dtype != element_dtype(type_.element_type):
+            raise WeightError(f"weight {key!r} is {array.dtype}{list(array.shape)} in its file, the module says {type_}")
+        return array
+
+    def array(self, value: SSAValue) -> Array | None:
+        """The contents of a constant, None if `value` is not one."""
+        match value.owner:
+            case WeightOp() as op:
+                return self._read(op.key.data, cast(Tensor, op.result.type))
+            case ConstantOp() as op:
+                return dense_array(op.value)
+            case _:
+                return None
+
+    def values(self, value: Value) -> Array:
+        """A number (0-d) or vector as an array, in the type it is stored in."""
+        if isinstance(value, WeightRefAttr):
+            return self._read(value.key.data, value.type)
+        if isinstance(value, FloatAttr):
+            return np.array(value.value.data, element_dtype(value.type))
+        if isinstance(value, IntegerAttr):
+            return np.array(value.value.data, np.int64)
+        return dense_array(value)
+
+    def zero_point(self, zero_point: ZeroPointAttr | None) -> Array:
+        """int64, 0-d or a vector; 0 where there is none."""
+        return np.array(0, np.int64) if zero_point is None else self.values(zero_point.value).astype(np.int64)
+
+    def scale(self, scale: ScaleAttr, dtype: Any = np.float64) -> Array:
+        """The factors multiplied in the precision `dtype`: 0-d or a vector."""
+        product = np.array(1, dtype)
+        for factor in scale.above:
+            product = product * self.values(factor).astype(dtype)
+        for factor in scale.below:
+            product = product / self.values(factor).astype(dtype)
+        return product
+
+    def exact_scale(self, scale: ScaleAttr) -> list[Fraction]:
+        """The scale as rational numbers: one, or one for each element of its vectors."""
+        product = [Fraction(1)] * (scale.length or 1)
+        for factor, invert in [(f, False) for f in scale.above] + [(f, True) for f in scale.below]:
+            numbers = [Fraction(float(v)) for v in np.atleast_1d(self.values(factor))]
+            if len(numbers) == 1:
+                numbers *= len(product)
+            product = [p / n if invert else p * n for p, n in zip(product, numbers, strict=True)]
+        return product
+
+
+def rebase(module: ModuleOp, move: Callable[[Path], Path]) -> None:
+    """Rewrite the paths of the module's weight files."""
+    if files := weight_files(module):
+        _set_weight_files(module, [WeightFileAttr(StringAttr(str(move(Path(f.path.data)))), f.sha256) for f in files])
+
+
+def externalize(module: ModuleOp, path: Path) -> bool:
+    """Move every inline tensor above INLINE_LIMIT elements into the new weight file `path`, and list it.
+
+    Equal contents share one key. Keys are the names of the source nodes. Returns whether there was anything to move;
+    the file is written under a temporary name and renamed.
+    """
+    moved: dict[str, Array] = {}
+    by_content: dict[tuple[Attribute, bytes], str] = {}
+
+    def key_for(tensor: DenseIntOrFPElementsAttr[Attribute], name: str) -> str:
+        content = (tensor.type, tensor.data.data)
+        if content not in by_content:
+            key, count = name, 1
+            while key in moved or key in taken:
+                key, count = f"{name}.{count}", count + 1
+            moved[key] = dense_array(tensor)
+            by_content[content] = key
+        return by_content[content]
+
+    taken: set[str] = set()
+    for file in weight_files(module):
+        with safe_open(file.path.data, framework="np") as handle:
+            taken |= set(handle.keys())
+    for op in list(module.walk()):
+        if isinstance(op, ConstantOp):
+            if _is_large(op.value):
+                weight = WeightOp(key_for(op.value, (sources(op) or ("constant",))[-1]), op.value.type)
+                set_sources(weight, sources(op))
+                weight.result.name_hint = op.result.name_hint
+                block = op.parent_block()
+                assert block is not None
+                block.insert_op_before(weight, op)
+                op.result.replace_all_uses_with(weight.result)
+                op.detach()
+                op.erase()
+            continue
+        name = (sources(op) or (op.name,))[-1]
+        for key, attr in op.properties.items():
+            op.properties[key] = _replace_large(attr, lambda t, k=key, n=name: key_for(t, f"{n}.{k}"))
+    if not moved:
+        return False
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(moved, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    file = WeightFileAttr(StringAttr(str(path)), StringAttr(digest(path)))
+    _set_weight_files(module, [*weight_files(module), file])
+    return True
+
+
+def _is_large(attr: Attribute) -> bool:
+    return isinstance(attr, DenseIntOrFPElementsAttr) and len(attr) > INLINE_LIMIT
+
+
+def _replace_large(attr: Attribute, key_for: Callable[["DenseIntOrFPElementsAttr[Attribute]"], str]) -> Attribute:
+    """The attribute with every large vector inside it replaced by a reference."""
+    if isinstance(attr, DenseIntOrFPElementsAttr):
+        tensor = cast("DenseIntOrFPElementsAttr[Attribute]", attr)
+        return WeightRefAttr(StringAttr(key_for(tensor)), tensor.type) if _is_large(attr) else attr
+    if isinstance(attr, ArrayAttr):
+        return ArrayAttr([_replace_large(a, key_for) for a in cast("ArrayAttr[Attribute]", attr)])
+    if isinstance(attr, ParametrizedAttribute) and attr.name.startswith("qvit."):
+        return type(attr).new([_replace_large(a, key_for) for a in attr.parameters])
+    return attr
+
+
+def is_large_inline(module: ModuleOp) -> bool:
+    """Whether `externalize` would move anything."""
+    return any(
+        _contains_large(attr) for op in module.walk() for attr in op.properties.values()
+    )
+
+
+def _contains_large(attr: Attribute) -> bool:
+    if isinstance(attr, ArrayAttr):
+        return any(_contains_large(a) for a in cast("ArrayAttr[Attribute]", attr))
+    if isinstance(attr, ParametrizedAttribute) and attr.name.startswith("qvit."):
+        return any(_contains_large(a) for a in attr.parameters)
+    return _is_large(attr)
