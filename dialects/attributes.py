@@ -91,8 +91,16 @@ Value: TypeAlias = Factor | Integers
 def dense(array: Array, element: Attribute | None = None) -> Dense:
     """An inline tensor that holds the array's bytes (never its elements one by one)."""
     element = element_type(array.dtype) if element is None else element
-    data = np.ascontiguousarray(array, element_dtype(element)).tobytes()
-    return DenseIntOrFPElementsAttr(TensorType(element, array.shape), BytesAttr(data))
+    array = np.ascontiguousarray(array, element_dtype(element)).reshape(array.shape)
+    return DenseIntOrFPElementsAttr(TensorType(element, array.shape), BytesAttr(_bytes_of(array)))
+
+
+def _bytes_of(array: Array) -> bytes:
+    """The array's bytes; without a copy where it is a view of all of a `bytes` object, as tensors of a file are."""
+    base = array.base
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return base if isinstance(base, bytes) and len(base) == array.nbytes and array.flags.c_contiguous else array.tobytes()
 
 
 def dense_array(attr: Dense) -> Array:

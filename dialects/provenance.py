@@ -10,10 +10,11 @@ SRC = "qvit.src"
 
 
 def sources(op: Operation) -> tuple[str, ...]:
-    """The names of the source nodes that `op` stands for; empty if it has none."""
+    """The names of the source nodes that `op` stands for; empty if it has none. A weight is named by its key."""
     attr = op.attributes.get(SRC)
     if not isinstance(attr, ArrayAttr):
-        return ()
+        key = op.properties.get("key")
+        return (key.data,) if isinstance(key, StringAttr) else ()
     return tuple(name.data for name in attr if isinstance(name, StringAttr))
 
 

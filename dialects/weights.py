@@ -174,7 +174,8 @@ def externalize(module: ModuleOp, path: Path) -> bool:
         if isinstance(op, ConstantOp):
             if _is_large(op.value):
                 weight = WeightOp(key_for(op.value, (sources(op) or ("constant",))[-1]), op.value.type)
-                set_sources(weight, sources(op))
+                if sources(op) != sources(weight):
+                    set_sources(weight, sources(op))
                 weight.result.name_hint = op.result.name_hint
                 block = op.parent_block()
                 assert block is not None

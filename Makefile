@@ -1,0 +1,47 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FOLDERS := dialects transforms frontends backends tools
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint types lit bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+demo: $(VENV)/onnx.stamp ## install qvit with its ONNX reader and run the demo
+	$(BIN)/python examples/demo.py
+
+# pytest last, so that its summary ends the output.
+test: lint types lit ## run all checks and all tests but the slow ones
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+test-all: test ## make test, then the slow tests
+	$(BIN)/pytest -n 2 --dist loadgroup -m slow
+
+lint: $(VENV)/test.stamp ## ruff: rules and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# pyright resolves imports by folder names, and the folder dialects/ is imported as qvit.dialects: check links of those names.
+types: $(VENV)/test.stamp ## pyright in strict mode on the packages
+	@mkdir -p build/typecheck/qvit
+	@$(foreach folder,$(FOLDERS),ln -sfn ../../../$(folder) build/typecheck/qvit/$(folder);)
+	$(BIN)/pyright
+
+lit: $(VENV)/test.stamp ## the tests written as .mlir files
+	$(BIN)/lit --succinct --verbose test
+
+bench: $(VENV)/test.stamp ## run the benchmarks
+	$(foreach script,$(wildcard bench/*.py),$(BIN)/python $(script) &&) true
+
+clean: ## remove all that was made here, .venv too
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# One stamp per extra: a second run installs nothing unless the requirements changed.
+$(VENV)/%.stamp: pyproject.toml setup.py
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@echo 'installing qvit[$*] into $(VENV)'
+	@$(BIN)/pip install -qq --disable-pip-version-check --editable '.[$*]'
+	@touch $@

@@ -1,0 +1,5 @@
+"""The ONNX reader. `onnx` itself is imported only when a model is read."""
+
+from qvit.frontends.onnx.reader import import_onnx, load_onnx
+
+__all__ = ["import_onnx", "load_onnx"]

@@ -1,0 +1,128 @@
+"""One ONNX graph being read: named values, which are constants or SSA values, and the nodes that make them."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import numpy as np
+from xdsl.ir import Block, Operation, SSAValue
+
+from qvit.dialects.ops.weights import ConstantOp
+from qvit.dialects.provenance import set_sources
+from qvit.dialects.semantics.integers import Array
+from qvit.dialects.types import element_of, element_type, is_float, shape_of
+from qvit.frontends.errors import ImportRefused
+
+DEFAULT_DOMAINS = ("", "ai.onnx")
+
+
+@dataclass
+class Constant:
+    """A value known at import: folded, or an initializer."""
+
+    name: str
+    array: Array
+
+
+Value = Constant | SSAValue
+
+
+@dataclass
+class Graph:
+    """The function under construction."""
+
+    block: Block
+    opset: int
+    values: dict[str, Value] = field(default_factory=dict[str, Value])
+    _materialized: dict[str, SSAValue] = field(default_factory=dict[str, SSAValue])
+
+    def emit(self, op: Operation, src: str) -> SSAValue:
+        """Append an operation that stands for the node `src`."""
+        set_sources(op, [src])
+        op.results[0].name_hint = _hint(src)
+        self.block.add_op(op)
+        return op.results[0]
+
+    def ssa(self, value: Value) -> SSAValue:
+        """An SSA value; a constant becomes one operation, however many use it."""
+        if isinstance(value, SSAValue):
+            return value
+        if value.name not in self._materialized:
+            array = value.array.astype(np.int32) if value.array.dtype == np.int64 else value.array
+            self._materialized[value.name] = self.emit(ConstantOp(array, element_type(array.dtype)), value.name)
+        return self._materialized[value.name]
+
+
+def _hint(src: str) -> str | None:
+    """The last two parts of a node's name, shortened, as an SSA name: /encoder/layer.0/norm1/Sub -> %norm1_Sub."""
+    hint = re.sub(r"[^A-Za-z0-9_]+", "_", "_".join(src.strip("/").split("/")[-2:])).strip("_")
+    hint = re.sub(r"_output_\d+", "", hint)
+    hint = hint.replace("_DequantizeLinear", "_dq").replace("_QuantizeLinear", "_q")
+    hint = "_".join(hint.split("_")[-4:])
+    hint = re.sub(r"(_\d+)+$", "", hint).lstrip("_0123456789")  # the printer numbers equal names itself
+    return hint or None
+
+
+@dataclass
+class Node:
+    """One node with its inputs looked up."""
+
+    name: str
+    op_type: str
+    graph: Graph
+    inputs: list[Value | None]
+    attributes: dict[str, Any]
+    outputs: Sequence[str]
+
+    def refuse(self, problem: str, advice: str) -> NoReturn:
+        raise ImportRefused(f"node {self.name!r} ({self.op_type}): {problem}; {advice}")
+
+    def emit(self, op: Operation) -> SSAValue:
+        return self.graph.emit(op, self.name)
+
+    def has(self, index: int) -> bool:
+        return index < len(self.inputs) and self.inputs[index] is not None
+
+    def value(self, index: int) -> Value:
+        """Input `index`; refuses if the node does not have it."""
+        value = self.inputs[index] if index < len(self.inputs) else None
+        if value is None:
+            self.refuse(f"input {index} is missing", "the model is damaged: check it with onnx.checker")
+        return value
+
+    def tensor(self, index: int) -> SSAValue:
+        """Input `index` as an SSA value, which may be a constant."""
+        return self.graph.ssa(self.value(index))
+
+    def float_tensor(self, index: int) -> SSAValue:
+        tensor = self.tensor(index)
+        if not is_float(element_of(tensor)):
+            self.refuse(
+                f"input {index} has elements of type {element_of(tensor)}, expected f32 or f64",
+                "only float and Q/DQ graphs are read",
+            )
+        return tensor
+
+    def constant(self, index: int, what: str) -> Array:
+        """Input `index`, which must be known at import."""
+        value = self.value(index)
+        if isinstance(value, Constant):
+            return value.array
+        self.refuse(f"{what} (input {index}) depends on the model's input", "export the model with static shapes")
+
+    def optional_constant(self, index: int, what: str) -> Array | None:
+        return self.constant(index, what) if self.has(index) else None
+
+    def attribute(self, name: str, default: Any) -> Any:
+        return self.attributes.get(name, default)
+
+    def axis(self, value: int, rank: int) -> int:
+        """An axis from 0; ONNX counts negative ones from the end."""
+        if not -rank <= value < rank:
+            self.refuse(f"axis {value} is outside the {rank} dimensions of its operand", "the model is damaged")
+        return value % rank
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        value = self.value(index)
+        return value.array.shape if isinstance(value, Constant) else shape_of(value)
