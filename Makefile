@@ -27,7 +27,7 @@ lint: $(VENV)/test.stamp ## ruff: rules and formatting
 types: $(VENV)/test.stamp ## pyright in strict mode on the packages
 	@mkdir -p build/typecheck/qvit
 	@$(foreach folder,$(FOLDERS),ln -sfn ../../../$(folder) build/typecheck/qvit/$(folder);)
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 lit: $(VENV)/test.stamp ## the tests written as .mlir files
 	$(BIN)/lit --succinct --verbose test
@@ -41,6 +41,7 @@ clean: ## remove all that was made here, .venv too
 
 # One stamp per extra: a second run installs nothing unless the requirements changed.
 $(VENV)/%.stamp: pyproject.toml setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "qvit needs Python 3.11: make PYTHON=python3.11 ...")'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@echo 'installing qvit[$*] into $(VENV)'
 	@$(BIN)/pip install -qq --disable-pip-version-check --editable '.[$*]'

@@ -4,6 +4,7 @@ Float operations run in float64 unless asked otherwise: in float32 an int8 visio
 correct summation orders end far apart.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -288,8 +289,20 @@ def run(
     raise ExecutionError(f"@{function} has no func.return")
 
 
-def trace_key(op: Operation) -> str | None:
-    """The name under which a trace keeps the codes that `op` makes; None for operations that make none."""
-    if not isinstance(op, QuantizeOp | RequantizeOp | AddRequantOp | ThresholdOp):
-        return None
-    return (sources(op) or (None,))[-1]
+def trace_names(module: ModuleOp) -> dict[Operation, list[str]]:
+    """The names under which a trace keeps the integer tensors that operations make (constants are not made).
+
+    A tensor goes under the last of its operation's source nodes, which names its value, and under the others where no
+    other operation claims them: so a quantize that a rewrite found to change nothing keeps its name.
+    """
+    makers = [
+        op
+        for op in module.walk()
+        if op.results and not isinstance(op, ConstantOp | WeightOp) and type(op) in IMPLEMENTATIONS and _integer_result(op)
+    ]
+    claims = Counter(name for op in makers for name in sources(op))
+    last = {sources(op)[-1] for op in makers if sources(op)}
+    return {
+        op: [name for name in sources(op) if name == sources(op)[-1] or (claims[name] == 1 and name not in last)]
+        for op in makers
+    }

@@ -23,7 +23,7 @@ from xdsl.dialects.builtin import (
     f64,
     i32,
 )
-from xdsl.ir import Attribute, Data, ParametrizedAttribute
+from xdsl.ir import Attribute, Data, ParametrizedAttribute, SpacedOpaqueSyntaxAttribute
 from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
@@ -34,7 +34,7 @@ from qvit.dialects.types import Tensor, element_dtype, element_type
 
 
 @irdl_attr_definition
-class RoundingAttr(Data[Rounding]):
+class RoundingAttr(Data[Rounding], SpacedOpaqueSyntaxAttribute):
     """How a quotient becomes an integer: half_even, half_up, half_away or floor (semantics.integers.Rounding)."""
 
     name = "qvit.rounding"

@@ -7,7 +7,6 @@ that file (`rebase`).
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
@@ -20,6 +19,7 @@ from safetensors.numpy import save_file
 from xdsl.dialects.builtin import ArrayAttr, DenseIntOrFPElementsAttr, FloatAttr, IntegerAttr, ModuleOp, StringAttr
 from xdsl.ir import Attribute, Operation, ParametrizedAttribute, SSAValue
 
+from qvit.dialects.atomic import replacing
 from qvit.dialects.attributes import ScaleAttr, Value, WeightFileAttr, WeightRefAttr, ZeroPointAttr, dense_array
 from qvit.dialects.ops.weights import ConstantOp, WeightOp
 from qvit.dialects.provenance import set_sources, sources
@@ -189,12 +189,8 @@ def externalize(module: ModuleOp, path: Path) -> bool:
             op.properties[key] = _replace_large(attr, lambda t, k=key, n=name: key_for(t, f"{n}.{k}"))
     if not moved:
         return False
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         save_file(moved, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     file = WeightFileAttr(StringAttr(str(path)), StringAttr(digest(path)))
     _set_weight_files(module, [*weight_files(module), file])
     return True
@@ -216,11 +212,9 @@ def _replace_large(attr: Attribute, key_for: Callable[["DenseIntOrFPElementsAttr
     return attr
 
 
-def is_large_inline(module: ModuleOp) -> bool:
+def has_large_tensors(module: ModuleOp) -> bool:
     """Whether `externalize` would move anything."""
-    return any(
-        _contains_large(attr) for op in module.walk() for attr in op.properties.values()
-    )
+    return any(_contains_large(attr) for op in module.walk() for attr in op.properties.values())
 
 
 def _contains_large(attr: Attribute) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from xdsl.dialects.builtin import IntegerType
+from xdsl.dialects.builtin import IntegerType, Signedness
 from xdsl.ir import SSAValue
 
 from qvit.dialects.attributes import QParamsAttr
@@ -351,7 +351,7 @@ def _quantize(node: Node) -> Value:
     zero = node.optional_constant(2, "the zero point")
     if zero is None and node.attribute("output_dtype", 0):
         node.refuse("output_dtype without a zero point is not read", "give the node a zero point")
-    element = IntegerType(8, "unsigned") if zero is None else _codes(node, zero)
+    element = IntegerType(8, Signedness.UNSIGNED) if zero is None else _codes(node, zero)
     return node.emit(QuantizeOp(x, _quantization(node, len(shape_of(x))), element))
 
 

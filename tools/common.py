@@ -1,0 +1,120 @@
+"""What the tools share: reading a module, and turning every failure into one line and an exit status."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from xdsl.context import Context
+from xdsl.dialects import get_all_dialects
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation
+from xdsl.parser import Parser
+from xdsl.utils.exceptions import DiagnosticException, ParseError, VerifyException
+
+from qvit.backends.interpreter import ExecutionError
+from qvit.dialects.provenance import describe
+from qvit.dialects.weights import WeightError, rebase
+from qvit.frontends.errors import Declined, ImportRefused
+from qvit.transforms.universe import UNIVERSE
+
+
+class UsageError(Exception):
+    """The command line is wrong; exit status 2."""
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    close = get_close_matches(word, known, 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def register_dialects(context: Context) -> None:
+    """All of xDSL's dialects and ours, loaded when first met."""
+    for name, factory in {**get_all_dialects(), **UNIVERSE.all_dialects}.items():
+        context.register_dialect(name, factory)
+
+
+class InvalidModule(Exception):
+    """A module does not verify; the message names the operation."""
+
+
+def verify(module: ModuleOp) -> None:
+    """InvalidModule names the first operation that breaks a rule: xDSL's own error would print the whole module."""
+    try:
+        module.verify()
+    except VerifyException as error:
+        culprit = next((op for op in module.walk() if not _verifies(op)), module)
+        raise InvalidModule(f"{describe(culprit)} ({culprit.name}): {error}") from error
+
+
+def _verifies(op: Operation) -> bool:
+    try:
+        op.verify(verify_nested_ops=False)
+    except VerifyException:
+        return False
+    return True
+
+
+def parse_mlir(context: Context, text: str, name: str, folder: Path) -> ModuleOp:
+    """IR as text; the paths of its weight files, relative to `folder`, are made to hold from the working directory."""
+    module = Parser(context, text, name).parse_module()
+    verify(module)
+    rebase(module, lambda path: folder / path)
+    return module
+
+
+def read_onnx(path: Path, outputs: Sequence[str], dims: Mapping[str, int]) -> ModuleOp:
+    """An ONNX model; what the recognisers declined is said on stderr, one line a rule."""
+    from qvit.frontends.onnx import import_onnx, load_onnx
+
+    module, declined = import_onnx(load_onnx(path), outputs, dims)
+    for rule in dict.fromkeys(d.rule for d in declined):
+        mine: list[Declined] = [d for d in declined if d.rule == rule]
+        print(f"note: {len(mine)} x {rule} not recognised, first {mine[0].src}: {mine[0].reason}", file=sys.stderr)
+    return module
+
+
+def parse_dims(options: Sequence[str]) -> dict[str, int]:
+    """["batch=1"] -> {"batch": 1}."""
+    dims: dict[str, int] = {}
+    for option in options:
+        name, equals, number = option.rpartition("=")
+        if not equals or not number.isdigit() or int(number) < 1:
+            raise UsageError(f"--dim expects NAME=N with N at least 1, found {option!r}")
+        dims[name] = int(number)
+    return dims
+
+
+def guarded(tool: str, body: Callable[[], None]) -> int:
+    """Run a tool; every failure that a user can cause becomes one line on stderr. Returns the exit status."""
+    try:
+        body()
+    except UsageError as error:
+        print(f"{tool}: {error}", file=sys.stderr)
+        print(f"try {tool} --help", file=sys.stderr)
+        return 2
+    except ParseError as error:
+        print(f"{tool}: error: {location(error)}: {error.msg}", file=sys.stderr)
+        return 1
+    except (
+        ImportRefused,
+        WeightError,
+        ExecutionError,
+        InvalidModule,
+        DiagnosticException,
+        OSError,
+        ValueError,
+    ) as error:
+        print(f"{tool}: error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 1
+    return 0
+
+
+def location(error: ParseError) -> str:
+    """file:line:column of a parse error."""
+    text = error.span.input.content
+    before = text[: error.span.start]
+    line = before.count("\n") + 1 + error.span.line_offset
+    return f"{error.span.input.name}:{line}:{error.span.start - (before.rfind(chr(10)) + 1) + 1}"

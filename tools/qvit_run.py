@@ -1,0 +1,44 @@
+"""qvit-run: execute a module on a backend."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+EPILOG = """\
+examples:
+  qvit-run model.mlir --input image.npy --output logits.npy
+  qvit-run model.onnx --input input_image=photo.npy --trace codes/
+
+Without --output, the shape, type and range of each result are printed.
+Exit status: 0 success; 1 failure, with one line on stderr; 2 wrong usage.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser(
+        prog="qvit-run",
+        description="Execute the function @main of a module (.mlir or .onnx) on arrays from .npy files.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    arguments.add_argument("model", type=Path, help="a .mlir file or a .onnx model")
+    arguments.add_argument("--input", action="append", default=[], metavar="[NAME=]FILE", help="an input, by name or in order")
+    arguments.add_argument("--output", action="append", default=[], metavar="[NAME=]FILE", help="where a result goes, likewise")
+    arguments.add_argument("--backend", choices=["interpreter"], default="interpreter")
+    arguments.add_argument("--float32", action="store_true", help="run float operations in float32 instead of float64")
+    arguments.add_argument("--trace", type=Path, metavar="DIR", help="keep every integer tensor, by the name of its source node")
+    arguments.add_argument("--outputs", default="", metavar="NAME,...", help="end an .onnx graph at these tensors")
+    arguments.add_argument("--dim", action="append", default=[], metavar="NAME=N", help="fix a dynamic dimension of an .onnx model")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    from qvit.tools.run_driver import run
+
+    return run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

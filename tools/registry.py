@@ -1,0 +1,20 @@
+"""The names of the passes and what they do in a line: a table that `--help` can print without importing xDSL."""
+
+VERSION = "0.1.0"
+
+PASSES: dict[str, tuple[str, str, str]] = {
+    "delay-dequant": (
+        "qvit.transforms.delay_dequant",
+        "DelayDequantPass",
+        "Move dequantization behind matrix products, so that they run on integers.",
+    ),
+    "verify-integer-only": (
+        "qvit.transforms.verify_integer_only",
+        "VerifyIntegerOnlyPass",
+        "Fail if any operation keeps a float type, attribute or constant; name each with its source node.",
+    ),
+    "canonicalize": ("xdsl.transforms.canonicalize", "CanonicalizePass", "Apply canonicalization patterns and folders."),
+    "cse": ("xdsl.transforms.common_subexpression_elimination", "CommonSubexpressionElimination", "Merge equal operations."),
+    "dce": ("xdsl.transforms.dead_code_elimination", "DeadCodeElimination", "Remove operations without uses."),
+}
+"""flag -> (module, class, first line of the help). The flag is the pass's name, and its file's, with dashes."""

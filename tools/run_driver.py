@@ -1,0 +1,88 @@
+"""qvit-run behind its front door."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation
+
+from qvit.backends.interpreter import find_function, input_names, output_names, trace_names
+from qvit.backends.interpreter import run as interpret
+from qvit.dialects.atomic import replacing
+from qvit.dialects.semantics.integers import Array
+from qvit.tools.common import UsageError, did_you_mean, guarded, parse_dims, parse_mlir, read_onnx, register_dialects
+
+
+def _load(args: argparse.Namespace) -> ModuleOp:
+    path: Path = args.model
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.suffix == ".onnx":
+        return read_onnx(path, [name for name in args.outputs.split(",") if name], parse_dims(args.dim))
+    if args.outputs or args.dim:
+        raise UsageError("--outputs and --dim are for .onnx models")
+    context = Context()
+    register_dialects(context)
+    return parse_mlir(context, path.read_text(), str(path), path.parent)
+
+
+def _assign(options: Sequence[str], names: Sequence[str], what: str) -> dict[str, Path]:
+    """["name=file", "file"] -> {name: file}; files without a name take the names left over, in order."""
+    named: dict[str, Path] = {}
+    bare: list[Path] = []
+    for option in options:
+        name, equals, file = option.rpartition("=")
+        if not equals:
+            bare.append(Path(file))
+        elif name in names:
+            named[name] = Path(file)
+        else:
+            raise UsageError(f"there is no {what} {name!r}{did_you_mean(name, names)}; there are {', '.join(names)}")
+    free = [name for name in names if name not in named]
+    if len(bare) > len(free):
+        raise UsageError(f"too many {what}s: the function has {', '.join(names) or 'none'}")
+    return named | dict(zip(free, bare, strict=False))
+
+
+def _save(path: Path, array: Array) -> None:
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)
+
+
+def trace_file(folder: Path, name: str) -> Path:
+    """Where a trace keeps the tensor of a source node: its name as a path below the folder."""
+    parts = [part.replace("..", "__") for part in name.split("/") if part not in ("", ".")]
+    return folder.joinpath(*parts[:-1], f"{parts[-1] if parts else '_'}.npy")
+
+
+def _run(args: argparse.Namespace) -> None:
+    module = _load(args)
+    function = find_function(module)
+    files = _assign(args.input, input_names(function), "input")
+    missing = [name for name in input_names(function) if name not in files]
+    if missing:
+        raise UsageError(f"no file for input {', '.join(missing)}: give it with --input {missing[0]}=FILE.npy")
+    targets = _assign(args.output, output_names(function), "output")
+    inputs = {name: np.load(path, allow_pickle=False) for name, path in files.items()}
+    names = trace_names(module) if args.trace else {}
+
+    def observe(op: Operation, result: Array) -> None:
+        for name in names.get(op, ()):
+            path = trace_file(args.trace, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _save(path, result)
+
+    results = interpret(module, inputs, float_dtype=np.float32 if args.float32 else np.float64, observe=observe)
+    for name, array in results.items():
+        if name in targets:
+            _save(targets[name], array)
+        elif not targets:
+            extent = f"{array.min():.6g} .. {array.max():.6g}" if array.size else "empty"
+            print(f"{name}: {array.dtype}{list(array.shape)}, {extent}")
+
+
+def run(args: argparse.Namespace) -> int:
+    return guarded("qvit-run", lambda: _run(args))

@@ -1,0 +1,223 @@
+"""Past operations that only move elements, a dequantize goes with its scale's axis. All of these are bit-exact."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from xdsl.ir import Operation, SSAValue
+
+from qvit.dialects.attributes import (
+    Factor,
+    QParamsAttr,
+    ScaleAttr,
+    Value,
+    ZeroPointAttr,
+    dense,
+    float_value,
+    int_value,
+    vector_length,
+)
+from qvit.dialects.ops.quantization import DequantizeOp
+from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
+from qvit.dialects.provenance import describe
+from qvit.dialects.semantics.integers import Array
+from qvit.dialects.types import element_of, shape_of
+from qvit.dialects.weights import Weights
+from qvit.transforms.rule import Declined, Exactness, Rewrite, Rule, require
+
+
+def map_vectors(params: QParamsAttr, weights: Weights, change: Callable[[Array], Array], axis: int) -> QParamsAttr:
+    """The parameters with `change` applied to every vector: the scale's factors and the zero points."""
+
+    def changed(value: Value) -> Value:
+        return value if vector_length(value) is None else dense(change(weights.values(value)))
+
+    scale = ScaleAttr.of(*map(changed, params.scale.above), over=[*map(changed, params.scale.below)])  # pyright: ignore[reportArgumentType]
+    zero = ZeroPointAttr.of(change(weights.zero_point(params.zero_point))) if params.zero_point.length else params.zero_point
+    return QParamsAttr.of(scale, zero, axis)
+
+
+def _moved(dequantize: DequantizeOp, moved: Operation, params: QParamsAttr, result: SSAValue) -> Rewrite:
+    """dq(moved(q))."""
+    return Rewrite([moved, DequantizeOp(moved.results[0], params, element_of(result))], [dequantize])
+
+
+class TransposeOfDequantize(Rule):
+    """transpose(dq(q, s), p) => dq(transpose(q, p), s), the axis a of s becomes p^-1(a)."""
+
+    name = "transpose-of-dequantize"
+    exactness = Exactness.BIT_EXACT
+
+    def plan(self, op: Operation) -> Rewrite | None:
+        if not isinstance(op, TransposeOp) or not isinstance(dq := op.input.owner, DequantizeOp):
+            return None
+        axis = dq.params.axis_index
+        params = dq.params.with_axis(None if axis is None else op.order.index(axis))
+        return _moved(dq, TransposeOp(dq.input, op.order), params, op.result)
+
+
+def _split_axis(before: Sequence[int], after: Sequence[int], axis: int) -> tuple[int, int]:
+    """The dimensions [first, last) of `after` whose product is dimension `axis` of `before`; Declined if there are none."""
+    ahead, length = int(np.prod(before[:axis])), before[axis]
+    first, product = 0, 1
+    while product < ahead:
+        product, first = product * after[first], first + 1
+    while first < len(after) and after[first] == 1 and length != 1:
+        first += 1
+    last, inside = first, 1
+    while last < len(after) and inside < length:
+        inside, last = inside * after[last], last + 1
+    require(product == ahead and inside == length, f"the reshape to {tuple(after)} merges axis {axis} of {tuple(before)} with others")
+    return first, last
+
+
+class ReshapeOfDequantize(Rule):
+    """reshape(dq(q, s)) => dq(reshape(q), s).
+
+    A scale along an axis needs that axis to survive; where it is split, the scale may vary along one part only.
+    """
+
+    name = "reshape-of-dequantize"
+    exactness = Exactness.BIT_EXACT
+
+    def plan(self, op: Operation) -> Rewrite | None:
+        if not isinstance(op, ReshapeOp) or not isinstance(dq := op.input.owner, DequantizeOp):
+            return None
+        after = shape_of(op.result)
+        params = dq.params
+        if params.axis_index is not None:
+            params = self._split(op, params, params.axis_index)
+        return _moved(dq, ReshapeOp(dq.input, after), params, op.result)
+
+    def _split(self, op: ReshapeOp, params: QParamsAttr, axis: int) -> QParamsAttr:
+        before, after = shape_of(op.input), shape_of(op.result)
+        first, last = _split_axis(before, after, axis)
+        parts = after[first:last]
+        wide = [i for i, d in enumerate(parts) if d != 1]
+        if len(wide) <= 1:
+            return params.with_axis(first + (wide[0] if wide else 0)) if parts else map_vectors(params, self.session(op).weights, lambda v: v[0], 0)
+        weights = self.session(op).weights
+        vectors = [weights.values(f) for f in params.scale.factors if vector_length(f) is not None]
+        if params.zero_point.length is not None:
+            vectors.append(weights.zero_point(params.zero_point))
+        for i in wide:
+            others = tuple(j for j in range(len(parts)) if j != i)
+            if all(np.ptp(v.reshape(parts), axis=others).max() == 0 for v in vectors):
+                corner = tuple(slice(None) if j == i else 0 for j in range(len(parts)))
+                return map_vectors(params, weights, lambda v: v.reshape(parts)[corner], first + i)
+        raise Declined(f"the scale varies along more than one of the parts {parts} into which axis {axis} is split")
+
+
+class SliceOfDequantize(Rule):
+    """slice(dq(q, s)) => dq(slice(q), s), s sliced too where it lies along the sliced axis."""
+
+    name = "slice-of-dequantize"
+    exactness = Exactness.BIT_EXACT
+
+    def plan(self, op: Operation) -> Rewrite | None:
+        if not isinstance(op, SliceOp) or not isinstance(dq := op.input.owner, DequantizeOp):
+            return None
+        axis, start, size, step = op.extent
+        params = dq.params
+        if params.axis_index == axis:
+            taken = range(start, start + size * step, step)
+            params = map_vectors(params, self.session(op).weights, lambda v: v[list(taken)], axis)
+        return _moved(dq, SliceOp(dq.input, axis, start, size, step), params, op.result)
+
+
+class GatherOfDequantize(Rule):
+    """gather(dq(q, s), i) => dq(gather(q, i), s), s gathered too where it lies along the gathered axis."""
+
+    name = "gather-of-dequantize"
+    exactness = Exactness.BIT_EXACT
+
+    def plan(self, op: Operation) -> Rewrite | None:
+        if not isinstance(op, GatherOp) or not isinstance(dq := op.input.owner, DequantizeOp):
+            return None
+        weights, params = self.session(op).weights, dq.params
+        axis, gathered = params.axis_index, op.axis.value.data
+        if axis == gathered:
+            indices = weights.array(op.indices)
+            require(indices is not None, f"the scale lies along the gathered axis {axis} and the indices are not constant")
+            assert indices is not None
+            require(indices.ndim == 1, f"the scale lies along the gathered axis {axis} and the indices have {indices.ndim} dimensions")
+            params = map_vectors(params, weights, lambda v: v[indices], axis)
+        elif axis is not None and axis > gathered:
+            params = params.with_axis(axis + len(shape_of(op.indices)) - 1)
+        return _moved(dq, GatherOp(dq.input, op.indices, gathered), params, op.result)
+
+
+class BroadcastOfDequantize(Rule):
+    """broadcast(dq(q, s)) => dq(broadcast(q), s)."""
+
+    name = "broadcast-of-dequantize"
+    exactness = Exactness.BIT_EXACT
+
+    def plan(self, op: Operation) -> Rewrite | None:
+        if not isinstance(op, BroadcastOp) or not isinstance(dq := op.input.owner, DequantizeOp):
+            return None
+        before, after = shape_of(op.input), shape_of(op.result)
+        params = dq.params
+        if (axis := params.axis_index) is not None:
+            moved = axis + len(after) - len(before)
+            if before[axis] == after[moved]:
+                params = params.with_axis(moved)
+            else:  # one scale, repeated
+                params = map_vectors(params, self.session(op).weights, lambda v: v[0], moved)
+        return _moved(dq, BroadcastOp(dq.input, after), params, op.result)
+
+
+class ConcatOfDequantize(Rule):
+    """concat(dq(a, s), dq(b, t)) => dq(concat(a, b), [s, t]); one scale stays one where s = t."""
+
+    name = "concat-of-dequantize"
+    exactness = Exactness.BIT_EXACT
+
+    def plan(self, op: Operation) -> Rewrite | None:
+        if not isinstance(op, ConcatOp):
+            return None
+        owners = [value.owner for value in op.inputs]
+        parts = [owner for owner in owners if isinstance(owner, DequantizeOp)]
+        if not parts:
+            return None
+        for value, owner in zip(op.inputs, owners, strict=True):
+            require(isinstance(owner, DequantizeOp), f"operand {describe(value)} is not quantized")
+        types = dict.fromkeys(str(element_of(p.input)) for p in parts)
+        require(len(types) == 1, f"the operands' codes have different types: {', '.join(types)}")
+        axis = op.axis.value.data
+        params = parts[0].params
+        if any(p.params != params for p in parts) or params.axis_index == axis:
+            params = self._join(op, parts, axis)
+        moved = ConcatOp([p.input for p in parts], axis)
+        return Rewrite([moved, DequantizeOp(moved.result, params, element_of(op.result))], parts)
+
+    def _join(self, op: ConcatOp, parts: Sequence[DequantizeOp], axis: int) -> QParamsAttr:
+        """One vector along the concatenated axis for each factor; missing factors are 1."""
+        weights = self.session(op).weights
+        for part in parts:
+            require(part.params.axis_index in (None, axis), f"the scale of {describe(part)} lies along axis {part.params.axis_index}, the others differ")
+        lengths = [shape_of(part.input)[axis] for part in parts]
+
+        def column(values: Sequence[Value]) -> Array:
+            arrays = [weights.values(v) for v in values]
+            return np.concatenate([np.broadcast_to(a, (n,)) for a, n in zip(arrays, lengths, strict=True)])
+
+        def join(sides: Sequence[Sequence[Factor]]) -> list[Factor]:
+            one = float_value(1.0)
+            depth = max(map(len, sides))
+            padded = [[*side, *[one] * (depth - len(side))] for side in sides]
+            return [float_value(column(level)) for level in zip(*padded, strict=True)]  # pyright: ignore[reportReturnType]
+
+        scales = [part.params.scale for part in parts]
+        scale = ScaleAttr.of(*join([s.above for s in scales]), over=join([s.below for s in scales]))
+        zero = column([p.params.zero_point.value for p in parts])
+        return QParamsAttr.of(scale, ZeroPointAttr.of(zero), axis)
+
+
+MOVES: tuple[type[Rule], ...] = (
+    TransposeOfDequantize,
+    ReshapeOfDequantize,
+    SliceOfDequantize,
+    GatherOfDequantize,
+    BroadcastOfDequantize,
+    ConcatOfDequantize,
+)

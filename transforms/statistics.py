@@ -1,0 +1,57 @@
+"""What a module computes, counted: multiply-accumulates, float elements, quantize and dequantize operations."""
+
+from math import prod
+
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation
+
+from qvit.dialects.ops.products import Conv2dOp, ConvTranspose2dOp, LinearOp, MatmulOp
+from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
+from qvit.dialects.ops.weights import ConstantOp, WeightOp
+from qvit.dialects.types import element_of, is_float, shape_of
+
+PRODUCTS = (MatmulOp, LinearOp, Conv2dOp, ConvTranspose2dOp)
+
+
+def macs(op: Operation) -> int:
+    """Multiply-accumulates of a product, 0 for other operations."""
+    match op:
+        case MatmulOp():
+            return prod(shape_of(op.result)) * shape_of(op.lhs)[-1]
+        case LinearOp():
+            return prod(shape_of(op.result)) * shape_of(op.weight)[1]
+        case Conv2dOp():
+            return prod(shape_of(op.result)) * prod(shape_of(op.weight)[1:])
+        case ConvTranspose2dOp():
+            return prod(shape_of(op.input)) * prod(shape_of(op.weight)[1:])
+        case _:
+            return 0
+
+
+def is_integer_product(op: Operation) -> bool:
+    """Whether a product's operands are integers."""
+    return isinstance(op, PRODUCTS) and not is_float(element_of(op.operands[0]))
+
+
+def macs_total(module: ModuleOp) -> int:
+    return sum(macs(op) for op in module.walk())
+
+
+def macs_integer(module: ModuleOp) -> int:
+    """Multiply-accumulates of products whose operands are both integers."""
+    return sum(macs(op) for op in module.walk() if is_integer_product(op))
+
+
+def float_elements(module: ModuleOp) -> int:
+    """Elements of float tensors that operations make in one run; constants are not made."""
+    return sum(
+        prod(shape_of(result))
+        for op in module.walk()
+        if op.name.startswith("qvit.") and not isinstance(op, ConstantOp | WeightOp)
+        for result in op.results
+        if is_float(element_of(result))
+    )
+
+
+def qdq_ops(module: ModuleOp) -> int:
+    return sum(isinstance(op, QuantizeOp | DequantizeOp) for op in module.walk())

@@ -1,0 +1,29 @@
+"""What plain `xdsl-opt` sees of this project: its entry point in the group `xdsl.universe`."""
+
+from xdsl.ir import Dialect
+from xdsl.passes import ModulePass
+from xdsl.universe import Universe
+
+
+def _qvit() -> Dialect:
+    from qvit.dialects.qvit import Qvit
+
+    return Qvit
+
+
+def _delay_dequant() -> type[ModulePass]:
+    from qvit.transforms.delay_dequant import DelayDequantPass
+
+    return DelayDequantPass
+
+
+def _verify_integer_only() -> type[ModulePass]:
+    from qvit.transforms.verify_integer_only import VerifyIntegerOnlyPass
+
+    return VerifyIntegerOnlyPass
+
+
+UNIVERSE = Universe(
+    all_dialects={"qvit": _qvit},
+    all_passes={"delay-dequant": _delay_dequant, "verify-integer-only": _verify_integer_only},
+)
