@@ -7,14 +7,15 @@ correct summation orders end far apart.
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
-from xdsl.dialects.builtin import DictionaryAttr, ModuleOp, StringAttr
+from numpy.typing import DTypeLike
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, ModuleOp, StringAttr
 from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Operation, SSAValue
 
-from qvit.dialects.attributes import DyadicAttr, Form, PotAttr, ScaleAttr, ZeroPointAttr
+from qvit.dialects.attributes import DyadicAttr, PotAttr, ScaleAttr, ZeroPointAttr
 from qvit.dialects.ops.elementwise import (
     AddOp,
     DivOp,
@@ -42,6 +43,9 @@ NAME = "qvit.name"
 """Attribute of the arguments and results of a function: what the source graph calls them."""
 
 
+OpT = TypeVar("OpT", bound=Operation)
+
+
 class ExecutionError(Exception):
     """The program cannot run on these inputs; the message names the operation."""
 
@@ -54,7 +58,7 @@ class Machine:
     """What the operations of one run share."""
 
     weights: Weights
-    float_dtype: Any
+    float_dtype: np.dtype[Any]
 
     def scale(self, scale: ScaleAttr, axis: int | None, rank: int) -> Array:
         return quantization.along(self.weights.scale(scale, self.float_dtype), axis, rank)
@@ -85,7 +89,7 @@ def _requantize(m: Machine, op: RequantizeOp, x: Array) -> Array:
     result = _integer_result(op)
     assert result is not None
     zero_points = (m.zero_point(op.input_zero_point, axis, x.ndim), m.zero_point(op.zero_point, axis, x.ndim))
-    rounding, form = op.rounding.data, cast(Form, op.form)
+    rounding, form = op.rounding.data, op.form
     if isinstance(form, PotAttr):
         shift = quantization.along(m.weights.values(form.shift), axis, x.ndim)
         return quantization.requantize_pot(x, shift, zero_points, rounding, result)
@@ -158,46 +162,64 @@ def _layer_norm(_: Machine, op: LayerNormOp, x: Array, gamma: Array, beta: Array
     return nonlinear.layer_norm(x, gamma, beta, op.epsilon.value.data, op.axis.value.data)
 
 
-def _reduce_mean(_: Machine, op: ReduceMeanOp, x: Array) -> Array:
-    return x.mean(axis=op.axes.get_values(), keepdims=op.keeps)
+def _batch_norm(_: Machine, op: BatchNormOp, x: Array, gamma: Array, beta: Array, mean: Array, var: Array) -> Array:
+    return nonlinear.batch_norm(x, gamma, beta, mean, var, op.epsilon.value.data)
 
 
-IMPLEMENTATIONS: dict[type[Operation], Callable[..., Array]] = {
-    QuantizeOp: _quantize,
-    DequantizeOp: _dequantize,
-    RequantizeOp: _requantize,
-    AddRequantOp: _add_requant,
-    ThresholdOp: _threshold,
-    MatmulOp: _matmul,
-    LinearOp: _linear,
-    Conv2dOp: _conv2d,
-    ConvTranspose2dOp: _conv_transpose2d,
-    AddOp: lambda _, op, a, b: elementwise.add(a, b, _integer_result(op)),
-    SubOp: lambda _, op, a, b: elementwise.sub(a, b, _integer_result(op)),
-    MulOp: lambda _, op, a, b: elementwise.mul(a, b, _integer_result(op)),
-    DivOp: lambda _, op, a, b: a / b,
-    PowOp: lambda _, op, a, b: np.power(a, b),
-    SqrtOp: lambda _, op, x: np.sqrt(x),
-    ErfOp: lambda _, op, x: elementwise.erf(x),
-    TanhOp: lambda _, op, x: np.tanh(x),
-    SigmoidOp: lambda _, op, x: elementwise.sigmoid(x),
-    ReluOp: lambda _, op, x: elementwise.relu(x),
-    SoftmaxOp: lambda _, op, x: nonlinear.softmax(x, op.axis.value.data),
-    GeluOp: lambda _, op, x: nonlinear.gelu(x, op.tanh is not None),
-    LayerNormOp: _layer_norm,
-    BatchNormOp: lambda _, op, x, *parameters: nonlinear.batch_norm(x, *parameters, op.epsilon.value.data),
-    ReduceMeanOp: _reduce_mean,
-    ResizeOp: _resize,
-    ReshapeOp: lambda _, op, x: shape.reshape(x, shape_of(op.result)),
-    TransposeOp: lambda _, op, x: shape.transpose(x, op.order),
-    SliceOp: lambda _, op, x: shape.slice_(x, *op.extent),
-    ConcatOp: lambda _, op, *parts: shape.concat(parts, op.axis.value.data),
-    GatherOp: lambda _, op, x, indices: shape.gather(x, indices, op.axis.value.data),
-    BroadcastOp: lambda _, op, x: shape.broadcast(x, shape_of(op.result)),
-    ConstantOp: _constant,
-    WeightOp: _constant,
-}
-"""(machine, op, operands...) -> result, for every operation of the dialect."""
+def _concat(_: Machine, op: ConcatOp, *parts: Array) -> Array:
+    return shape.concat(parts, op.axis.value.data)
+
+
+Implementation: TypeAlias = Callable[..., Array]
+"""(machine, op, operands...) -> result"""
+
+
+def _unary(kind: type[OpT], body: Callable[[OpT, Array], Array]) -> tuple[type[Operation], Implementation]:
+    return kind, lambda _, op, x: body(op, x)
+
+
+def _binary(kind: type[OpT], body: Callable[[OpT, Array, Array], Array]) -> tuple[type[Operation], Implementation]:
+    return kind, lambda _, op, a, b: body(op, a, b)
+
+
+IMPLEMENTATIONS: dict[type[Operation], Implementation] = dict(
+    (
+        (QuantizeOp, _quantize),
+        (DequantizeOp, _dequantize),
+        (RequantizeOp, _requantize),
+        (AddRequantOp, _add_requant),
+        (ThresholdOp, _threshold),
+        (MatmulOp, _matmul),
+        (LinearOp, _linear),
+        (Conv2dOp, _conv2d),
+        (ConvTranspose2dOp, _conv_transpose2d),
+        _binary(AddOp, lambda op, a, b: elementwise.add(a, b, _integer_result(op))),
+        _binary(SubOp, lambda op, a, b: elementwise.sub(a, b, _integer_result(op))),
+        _binary(MulOp, lambda op, a, b: elementwise.mul(a, b, _integer_result(op))),
+        _binary(DivOp, lambda op, a, b: a / b),
+        _binary(PowOp, lambda op, a, b: np.power(a, b)),
+        _unary(SqrtOp, lambda op, x: np.sqrt(x)),
+        _unary(ErfOp, lambda op, x: elementwise.erf(x)),
+        _unary(TanhOp, lambda op, x: np.tanh(x)),
+        _unary(SigmoidOp, lambda op, x: elementwise.sigmoid(x)),
+        _unary(ReluOp, lambda op, x: elementwise.relu(x)),
+        _unary(SoftmaxOp, lambda op, x: nonlinear.softmax(x, op.axis.value.data)),
+        _unary(GeluOp, lambda op, x: nonlinear.gelu(x, op.tanh is not None)),
+        (LayerNormOp, _layer_norm),
+        (BatchNormOp, _batch_norm),
+        _unary(ReduceMeanOp, lambda op, x: x.mean(axis=op.axes.get_values(), keepdims=op.keeps)),
+        (ResizeOp, _resize),
+        _unary(ReshapeOp, lambda op, x: shape.reshape(x, shape_of(op.result))),
+        _unary(TransposeOp, lambda op, x: shape.transpose(x, op.order)),
+        _unary(SliceOp, lambda op, x: shape.slice_(x, *op.extent)),
+        (ConcatOp, _concat),
+        _binary(GatherOp, lambda op, x, indices: shape.gather(x, indices, op.axis.value.data)),
+        _unary(BroadcastOp, lambda op, x: shape.broadcast(x, shape_of(op.result))),
+        (ConstantOp, _constant),
+        (WeightOp, _constant),
+    )
+)
+"""How to execute every operation of the dialect."""
 
 
 def find_function(module: ModuleOp, name: str = "main") -> FuncOp:
@@ -208,11 +230,11 @@ def find_function(module: ModuleOp, name: str = "main") -> FuncOp:
     raise ExecutionError(f"the module has no function @{name}")
 
 
-def value_names(attributes: Any, count: int, default: str) -> list[str]:
+def value_names(attributes: ArrayAttr[DictionaryAttr] | None, count: int, default: str) -> list[str]:
     """The names of a function's arguments or results (`qvit.name`), `default` and a number where there is none."""
     names = [f"{default}{i}" for i in range(count)]
     for i, attribute in enumerate(attributes or ()):
-        if isinstance(attribute, DictionaryAttr) and isinstance(name := attribute.data.get(NAME), StringAttr):
+        if isinstance(name := attribute.data.get(NAME), StringAttr):
             names[i] = name.data
     return names
 
@@ -225,7 +247,7 @@ def output_names(function: FuncOp) -> list[str]:
     return value_names(function.res_attrs, len(function.function_type.outputs), "output")
 
 
-def _check_input(name: str, array: Array, argument: SSAValue, float_dtype: Any) -> Array:
+def _check_input(name: str, array: Array, argument: SSAValue, float_dtype: np.dtype[Any]) -> Array:
     expected = shape_of(argument)
     if array.shape != expected:
         raise ExecutionError(f"input {name!r}: expected shape {expected}, found {array.shape}")
@@ -246,7 +268,7 @@ def run(
     inputs: Mapping[str, Array] | Sequence[Array],
     *,
     function: str = "main",
-    float_dtype: Any = np.float64,
+    float_dtype: DTypeLike = np.float64,
     observe: Observer | None = None,
 ) -> dict[str, Array]:
     """Execute a function and return its results by name.
@@ -263,7 +285,7 @@ def run(
         inputs = dict(zip(names, inputs, strict=True))
     if set(inputs) != set(names):
         raise ExecutionError(f"expected inputs {', '.join(names)}; found {', '.join(inputs) or 'none'}")
-    machine = Machine(Weights(module), np.dtype(float_dtype).type)
+    machine = Machine(Weights(module), np.dtype(float_dtype))
     values: dict[SSAValue, Array] = {
         argument: _check_input(name, np.asarray(inputs[name]), argument, machine.float_dtype)
         for name, argument in zip(names, body.args, strict=True)
@@ -289,17 +311,21 @@ def run(
     raise ExecutionError(f"@{function} has no func.return")
 
 
+def evaluate(module: ModuleOp, op: Operation, operands: Sequence[Array], float_dtype: DTypeLike = np.float64) -> Array:
+    """One operation on given operands; floats among them become `float_dtype`. `module` has its weights."""
+    machine = Machine(Weights(module), np.dtype(float_dtype))
+    values = [v.astype(machine.float_dtype) if v.dtype.kind == "f" else v for v in operands]
+    return IMPLEMENTATIONS[type(op)](machine, op, *values)
+
+
 def trace_names(module: ModuleOp) -> dict[Operation, list[str]]:
     """The names under which a trace keeps the integer tensors that operations make (constants are not made).
 
     A tensor goes under the last of its operation's source nodes, which names its value, and under the others where no
     other operation claims them: so a quantize that a rewrite found to change nothing keeps its name.
     """
-    makers = [
-        op
-        for op in module.walk()
-        if op.results and not isinstance(op, ConstantOp | WeightOp) and type(op) in IMPLEMENTATIONS and _integer_result(op)
-    ]
+    ours = [op for op in module.walk() if type(op) in IMPLEMENTATIONS and not isinstance(op, ConstantOp | WeightOp)]
+    makers = [op for op in ours if _integer_result(op)]
     claims = Counter(name for op in makers for name in sources(op))
     last = {sources(op)[-1] for op in makers if sources(op)}
     return {

@@ -1,13 +1,13 @@
 """Files are written whole or not at all: under a temporary name beside the target, then renamed."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Generator[Path]:
     """A temporary path to write to; it becomes `path` when the block ends well, and is removed when it does not."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

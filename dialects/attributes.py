@@ -4,8 +4,8 @@ A *value* is a number, or a vector of numbers along some axis of a tensor. Vecto
 passes are at work and where they are short, else references into a weight file (`qvit.dialects.weights`).
 """
 
-from collections.abc import Callable, Sequence
-from math import isfinite, prod
+from collections.abc import Sequence
+from math import isfinite
 from typing import TypeAlias
 
 import numpy as np
@@ -13,9 +13,12 @@ from xdsl.dialects.builtin import (
     ArrayAttr,
     BytesAttr,
     DenseIntOrFPElementsAttr,
+    Float32Type,
+    Float64Type,
     FloatAttr,
     IntAttr,
     IntegerAttr,
+    IntegerType,
     NoneAttr,
     StringAttr,
     TensorType,
@@ -28,6 +31,7 @@ from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
+from xdsl.utils.hints import isa
 
 from qvit.dialects.semantics.integers import Array, Rounding
 from qvit.dialects.types import Tensor, element_dtype, element_type
@@ -69,7 +73,7 @@ class WeightRefAttr(ParametrizedAttribute):
 def _parse_ref_type(parser: AttrParser) -> Tensor:
     parser.parse_punctuation(":")
     type_ = parser.parse_type()
-    if not isinstance(type_, TensorType):
+    if not isa(type_, TensorType):
         parser.raise_error(f"expected a tensor type, found {type_}")
     return type_
 
@@ -92,15 +96,21 @@ def dense(array: Array, element: Attribute | None = None) -> Dense:
     """An inline tensor that holds the array's bytes (never its elements one by one)."""
     element = element_type(array.dtype) if element is None else element
     array = np.ascontiguousarray(array, element_dtype(element)).reshape(array.shape)
+    assert isa(element, IntegerType | Float32Type | Float64Type)  # element_dtype refuses all others
     return DenseIntOrFPElementsAttr(TensorType(element, array.shape), BytesAttr(_bytes_of(array)))
 
 
 def _bytes_of(array: Array) -> bytes:
     """The array's bytes; without a copy where it is a view of all of a `bytes` object, as tensors of a file are."""
-    base = array.base
-    while isinstance(base, np.ndarray):
-        base = base.base
-    return base if isinstance(base, bytes) and len(base) == array.nbytes and array.flags.c_contiguous else array.tobytes()
+    owner = _owner(array)
+    if isinstance(owner, bytes) and len(owner) == array.nbytes and array.flags.c_contiguous:
+        return owner
+    return array.tobytes()
+
+
+def _owner(array: Array) -> object:
+    """What holds the memory that the array is a view of; None where it is the array itself."""
+    return _owner(array.base) if isinstance(array.base, np.ndarray) else array.base
 
 
 def dense_array(attr: Dense) -> Array:
@@ -108,7 +118,7 @@ def dense_array(attr: Dense) -> Array:
     return np.frombuffer(attr.data.data, element_dtype(attr.get_element_type())).reshape(attr.get_shape())
 
 
-def float_value(value: float | Array) -> Value:
+def float_value(value: float | Array) -> Factor:
     """A scale's number (f32 where that is exact, else f64) or vector (as f32 or f64, as it comes)."""
     if isinstance(value, np.ndarray) and value.ndim:
         return dense(value)
@@ -116,7 +126,7 @@ def float_value(value: float | Array) -> Value:
     return FloatAttr(number, f32 if float(np.float32(number)) == number else f64)
 
 
-def int_value(value: int | Array) -> Value:
+def int_value(value: int | Array) -> Integers:
     """A zero point's, multiplier's or shift's number, or vector (i32)."""
     if isinstance(value, np.ndarray) and value.ndim:
         return dense(value, i32)
@@ -160,21 +170,27 @@ def _print_value(printer: Printer, value: Value) -> None:
         printer.print_string(f" : {element}")
 
 
-def _parse_value(parser: AttrParser, default: Attribute) -> Value:
-    """What `_print_value` prints; `default` is f32 for scales and i32 for integers."""
-    if parser.parse_optional_punctuation("[") is None:
-        if (key := parser.parse_optional_symbol_name()) is not None:
-            return WeightRefAttr(key, _parse_ref_type(parser))
-        if default == i32:
-            return IntegerAttr(parser.parse_integer(), 64)
-        number = float(parser.parse_number())
-        return FloatAttr(number, f64 if _parse_element(parser, default) == f64 else f32)
-    numbers: list[float] = []
-    if parser.parse_optional_punctuation("]") is None:
-        numbers.append(parser.parse_number())
-        while parser.parse_optional_punctuation(","):
-            numbers.append(parser.parse_number())
-        parser.parse_punctuation("]")
+def _parse_factor(parser: AttrParser) -> Factor:
+    """A factor of a scale, as `_print_value` prints it."""
+    if (vector := _parse_vector(parser, f32)) is not None:
+        return vector
+    number = float(parser.parse_number())
+    return FloatAttr(number, f64 if _parse_element(parser, f32) == f64 else f32)
+
+
+def _parse_integers(parser: AttrParser) -> Integers:
+    """A zero point, multiplier or shift, as `_print_value` prints it."""
+    vector = _parse_vector(parser, i32)
+    return IntegerAttr(parser.parse_integer(), 64) if vector is None else vector
+
+
+def _parse_vector(parser: AttrParser, default: Attribute) -> Vector | None:
+    """None if there is a number instead; `default` is the element type that is not written."""
+    if (key := parser.parse_optional_symbol_name()) is not None:
+        return WeightRefAttr(key, _parse_ref_type(parser))
+    numbers = parser.parse_optional_comma_separated_list(parser.Delimiter.SQUARE, parser.parse_number)
+    if numbers is None:
+        return None
     element = _parse_element(parser, default)
     return dense(np.array(numbers, element_dtype(element)), element)
 
@@ -198,7 +214,7 @@ class ScaleAttr(ParametrizedAttribute):
     denominators: ArrayAttr[Factor]
 
     @staticmethod
-    def of(*numerators: Value, over: Sequence[Value] = ()) -> "ScaleAttr":
+    def of(*numerators: Factor, over: Sequence[Factor] = ()) -> "ScaleAttr":
         """The scale in its simplest form: equal factors cancelled, ones left out."""
         above, below = list(numerators), list(over)
         for factor in tuple(below):
@@ -208,19 +224,19 @@ class ScaleAttr(ParametrizedAttribute):
         above, below = ([f for f in side if not _is_one(f)] for side in (above, below))
         return ScaleAttr(ArrayAttr(above or [FloatAttr(1.0, f32)]), ArrayAttr(below))
 
-    def times(self, *factors: Value, over: Sequence[Value] = ()) -> "ScaleAttr":
+    def times(self, *factors: Factor, over: Sequence[Factor] = ()) -> "ScaleAttr":
         return ScaleAttr.of(*self.above, *factors, over=[*self.below, *over])
 
     @property
-    def above(self) -> tuple[Value, ...]:
+    def above(self) -> tuple[Factor, ...]:
         return self.numerators.data
 
     @property
-    def below(self) -> tuple[Value, ...]:
+    def below(self) -> tuple[Factor, ...]:
         return self.denominators.data
 
     @property
-    def factors(self) -> tuple[Value, ...]:
+    def factors(self) -> tuple[Factor, ...]:
         return self.above + self.below
 
     @property
@@ -246,24 +262,23 @@ class ScaleAttr(ParametrizedAttribute):
             _print_scale(printer, self)
 
 
-def _is_one(factor: Value) -> bool:
+def _is_one(factor: Factor) -> bool:
     return isinstance(factor, FloatAttr) and factor.value.data == 1.0
 
 
-def _nonzero(factor: Value) -> bool:
+def _nonzero(factor: Factor) -> bool:
     if isinstance(factor, FloatAttr):
         return factor.value.data != 0
     return isinstance(factor, DenseIntOrFPElementsAttr) and bool(dense_array(factor).all())
 
 
-def _parse_scale(parser: AttrParser) -> tuple[ArrayAttr[Attribute], ArrayAttr[Attribute]]:
-    above: list[Attribute] = [_parse_value(parser, f32)]
-    below: list[Attribute] = []
+def _parse_scale(parser: AttrParser) -> tuple[ArrayAttr[Factor], ArrayAttr[Factor]]:
+    above, below = [_parse_factor(parser)], list[Factor]()
     while True:
         if parser.parse_optional_punctuation("*"):
-            above.append(_parse_value(parser, f32))
+            above.append(_parse_factor(parser))
         elif parser.parse_optional_punctuation("/"):
-            below.append(_parse_value(parser, f32))
+            below.append(_parse_factor(parser))
         else:
             return ArrayAttr(above), ArrayAttr(below)
 
@@ -305,7 +320,7 @@ class ZeroPointAttr(ParametrizedAttribute):
     @classmethod
     def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
         with parser.in_angle_brackets():
-            return [_parse_value(parser, i32)]
+            return [_parse_integers(parser)]
 
     def print_parameters(self, printer: Printer) -> None:
         with printer.in_angle_brackets():
@@ -372,7 +387,7 @@ class QParamsAttr(ParametrizedAttribute):
                 if field == "axis":
                     axis = IntAttr(parser.parse_integer())
                 else:
-                    zero_point = ZeroPointAttr(_parse_value(parser, i32))
+                    zero_point = ZeroPointAttr(_parse_integers(parser))
         return [scale, zero_point, axis]
 
     def print_parameters(self, printer: Printer) -> None:
@@ -459,9 +474,9 @@ class DyadicAttr(ParametrizedAttribute):
     @classmethod
     def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
         with parser.in_angle_brackets():
-            multiplier = _parse_value(parser, i32)
+            multiplier = _parse_integers(parser)
             parser.parse_punctuation(",")
-            return [multiplier, _parse_value(parser, i32)]
+            return [multiplier, _parse_integers(parser)]
 
     def print_parameters(self, printer: Printer) -> None:
         with printer.in_angle_brackets():
@@ -492,7 +507,7 @@ class PotAttr(ParametrizedAttribute):
     @classmethod
     def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
         with parser.in_angle_brackets():
-            return [_parse_value(parser, i32)]
+            return [_parse_integers(parser)]
 
     def print_parameters(self, printer: Printer) -> None:
         with printer.in_angle_brackets():

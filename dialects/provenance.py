@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from xdsl.dialects.builtin import ArrayAttr, StringAttr
 from xdsl.ir import Operation, SSAValue
+from xdsl.utils.hints import isa
 
 SRC = "qvit.src"
 """The attribute: an array of node names. The last one names the node whose value the operation's result is."""
@@ -12,7 +13,7 @@ SRC = "qvit.src"
 def sources(op: Operation) -> tuple[str, ...]:
     """The names of the source nodes that `op` stands for; empty if it has none. A weight is named by its key."""
     attr = op.attributes.get(SRC)
-    if not isinstance(attr, ArrayAttr):
+    if not isa(attr, ArrayAttr):
         key = op.properties.get("key")
         return (key.data,) if isinstance(key, StringAttr) else ()
     return tuple(name.data for name in attr if isinstance(name, StringAttr))
@@ -38,6 +39,7 @@ def inherit(new: Operation, *replaced: Operation) -> None:
 def describe(op: Operation | SSAValue) -> str:
     """How messages name an operation: its node's name, or its kind if it has none."""
     if isinstance(op, SSAValue):
-        op = op.owner if isinstance(op.owner, Operation) else op.owner.parent_op() or op.owner  # pyright: ignore[reportAssignmentType]
+        owner = op.owner if isinstance(op.owner, Operation) else op.owner.parent_op()
+        return "a block argument" if owner is None else describe(owner)
     names = sources(op)
     return names[-1] if names else op.name

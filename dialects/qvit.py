@@ -1,10 +1,9 @@
 """The dialect object: every operation and attribute of `qvit`, and how folded constants come back as operations."""
 
-from typing import cast
-
 from xdsl.dialect_interfaces.constant_materialization import ConstantMaterializationInterface
 from xdsl.dialects.builtin import DenseIntOrFPElementsAttr
 from xdsl.ir import Attribute, Dialect, Operation
+from xdsl.utils.hints import isa
 
 from qvit.dialects.attributes import (
     DyadicAttr,
@@ -38,9 +37,7 @@ from qvit.dialects.ops.weights import ConstantOp, WeightOp
 
 class _Constants(ConstantMaterializationInterface):
     def materialize_constant(self, value: Attribute, type: Attribute) -> Operation | None:
-        if isinstance(value, DenseIntOrFPElementsAttr) and value.type == type:
-            return ConstantOp(cast("DenseIntOrFPElementsAttr[Attribute]", value))
-        return None
+        return ConstantOp(value) if isa(value, DenseIntOrFPElementsAttr) and value.type == type else None
 
 
 Qvit = Dialect(

@@ -15,6 +15,7 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.ir import Attribute, SSAValue
 from xdsl.utils.exceptions import VerifyException
+from xdsl.utils.hints import isa
 
 from qvit.dialects.semantics.integers import IntType
 
@@ -23,7 +24,7 @@ Tensor: TypeAlias = TensorType[Attribute]
 
 def int_type(element: Attribute) -> IntType | None:
     """i2..i64 (signless: two's complement) and ui1..ui32; None for everything else."""
-    if not isinstance(element, IntegerType):
+    if not isa(element, IntegerType):
         return None
     return IntType(element.width.data, element.signedness.data != Signedness.UNSIGNED)
 
@@ -61,7 +62,7 @@ def element_type(dtype: np.dtype[Any]) -> Attribute:
 def tensor_type(value: SSAValue | Attribute) -> Tensor:
     """The tensor type of a value; VerifyException if it is none, or has a dynamic dimension."""
     found = value.type if isinstance(value, SSAValue) else value
-    if not isinstance(found, TensorType):
+    if not isa(found, TensorType):
         raise VerifyException(f"expected a tensor, found {found}")
     if any(d < 0 for d in found.get_shape()):
         raise VerifyException(f"expected static dimensions, found {found}")

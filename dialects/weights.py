@@ -14,17 +14,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import DTypeLike
 from safetensors import safe_open
-from safetensors.numpy import save_file
-from xdsl.dialects.builtin import ArrayAttr, DenseIntOrFPElementsAttr, FloatAttr, IntegerAttr, ModuleOp, StringAttr
+from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
+from xdsl.dialects.builtin import ArrayAttr, FloatAttr, IntegerAttr, ModuleOp, StringAttr, TensorType
 from xdsl.ir import Attribute, Operation, ParametrizedAttribute, SSAValue
+from xdsl.utils.hints import isa
 
 from qvit.dialects.atomic import replacing
-from qvit.dialects.attributes import ScaleAttr, Value, WeightFileAttr, WeightRefAttr, ZeroPointAttr, dense_array
+from qvit.dialects.attributes import Dense, ScaleAttr, Value, WeightFileAttr, WeightRefAttr, ZeroPointAttr, dense_array
 from qvit.dialects.ops.weights import ConstantOp, WeightOp
 from qvit.dialects.provenance import set_sources, sources
 from qvit.dialects.semantics.integers import Array
-from qvit.dialects.types import Tensor, element_dtype
+from qvit.dialects.types import Tensor, element_dtype, is_float
 
 FILES = "qvit.weights"
 INLINE_LIMIT = 64
@@ -38,7 +40,7 @@ class WeightError(Exception):
 def weight_files(module: ModuleOp) -> tuple[WeightFileAttr, ...]:
     """The files that the module lists, base first."""
     attr = module.attributes.get(FILES)
-    return tuple(f for f in attr if isinstance(f, WeightFileAttr)) if isinstance(attr, ArrayAttr) else ()
+    return tuple(f for f in attr if isinstance(f, WeightFileAttr)) if isa(attr, ArrayAttr) else ()
 
 
 def _set_weight_files(module: ModuleOp, files: Sequence[WeightFileAttr]) -> None:
@@ -55,6 +57,11 @@ def digest(path: Path) -> str:
 def _digest(path: Path, _size: int, _changed: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _open(path: Path) -> Any:
+    """A safetensors file, also a context manager; cast because its own types leave keys() and get_tensor() open."""
+    return cast("Any", safe_open)(path, framework="np")
 
 
 class Weights:
@@ -81,7 +88,7 @@ class Weights:
                     raise WeightError(f"weight file {path} is missing; it is listed in the module's {FILES}")
                 if digest(path) != file.sha256.data:
                     raise WeightError(f"weight file {path} is not the one that the module was made with: its SHA-256 differs")
-                handle = safe_open(path, framework="np")
+                handle = _open(path)
                 for name in handle.keys():
                     if name in self._homes:
                         raise WeightError(f"weight {name!r} is in more than one file, the last is {path}")
@@ -94,14 +101,15 @@ class Weights:
     def _read(self, key: str, type_: Tensor) -> Array:
         array = cast(Array, self._home(key).get_tensor(key))
         if array.shape != type_.get_shape() or array.dtype != element_dtype(type_.element_type):
-            raise WeightError(f"weight {key!r} is {array.dtype}{list(array.shape)} in its file, the module says {type_}")
+            found = f"{array.dtype}{list(array.shape)}"
+            raise WeightError(f"weight {key!r} is {found} in its file, the module says {type_}")
         return array
 
     def array(self, value: SSAValue) -> Array | None:
         """The contents of a constant, None if `value` is not one."""
         match value.owner:
             case WeightOp() as op:
-                return self._read(op.key.data, cast(Tensor, op.result.type))
+                return self._read(op.key.data, op.result.type)
             case ConstantOp() as op:
                 return dense_array(op.value)
             case _:
@@ -121,7 +129,7 @@ class Weights:
         """int64, 0-d or a vector; 0 where there is none."""
         return np.array(0, np.int64) if zero_point is None else self.values(zero_point.value).astype(np.int64)
 
-    def scale(self, scale: ScaleAttr, dtype: Any = np.float64) -> Array:
+    def scale(self, scale: ScaleAttr, dtype: DTypeLike = np.float64) -> Array:
         """The factors multiplied in the precision `dtype`: 0-d or a vector."""
         product = np.array(1, dtype)
         for factor in scale.above:
@@ -156,7 +164,7 @@ def externalize(module: ModuleOp, path: Path) -> bool:
     moved: dict[str, Array] = {}
     by_content: dict[tuple[Attribute, bytes], str] = {}
 
-    def key_for(tensor: DenseIntOrFPElementsAttr[Attribute], name: str) -> str:
+    def key_for(tensor: Dense, name: str) -> str:
         content = (tensor.type, tensor.data.data)
         if content not in by_content:
             key, count = name, 1
@@ -168,12 +176,12 @@ def externalize(module: ModuleOp, path: Path) -> bool:
 
     taken: set[str] = set()
     for file in weight_files(module):
-        with safe_open(file.path.data, framework="np") as handle:
+        with _open(Path(file.path.data)) as handle:
             taken |= set(handle.keys())
     for op in list(module.walk()):
         if isinstance(op, ConstantOp):
             if _is_large(op.value):
-                weight = WeightOp(key_for(op.value, (sources(op) or ("constant",))[-1]), op.value.type)
+                weight = WeightOp(key_for(op.value, (sources(op) or ("constant",))[-1]), op.result.type)
                 if sources(op) != sources(weight):
                     set_sources(weight, sources(op))
                 weight.result.name_hint = op.result.name_hint
@@ -186,7 +194,7 @@ def externalize(module: ModuleOp, path: Path) -> bool:
             continue
         name = (sources(op) or (op.name,))[-1]
         for key, attr in op.properties.items():
-            op.properties[key] = _replace_large(attr, lambda t, k=key, n=name: key_for(t, f"{n}.{k}"))
+            op.properties[key] = _replace_large(attr, lambda t, k=key, n=name: key_for(t, f"{n}.{_role(t, k)}"))
     if not moved:
         return False
     with replacing(path) as temporary:
@@ -196,17 +204,21 @@ def externalize(module: ModuleOp, path: Path) -> bool:
     return True
 
 
+def _role(tensor: Dense, property_name: str) -> str:
+    """What a vector inside a property is for, as a part of its key: float vectors are factors of scales."""
+    return "scale" if is_float(tensor.get_element_type()) else property_name
+
+
 def _is_large(attr: Attribute) -> bool:
-    return isinstance(attr, DenseIntOrFPElementsAttr) and len(attr) > INLINE_LIMIT
+    return isa(attr, Dense) and len(attr) > INLINE_LIMIT
 
 
-def _replace_large(attr: Attribute, key_for: Callable[["DenseIntOrFPElementsAttr[Attribute]"], str]) -> Attribute:
+def _replace_large(attr: Attribute, key_for: Callable[[Dense], str]) -> Attribute:
     """The attribute with every large vector inside it replaced by a reference."""
-    if isinstance(attr, DenseIntOrFPElementsAttr):
-        tensor = cast("DenseIntOrFPElementsAttr[Attribute]", attr)
-        return WeightRefAttr(StringAttr(key_for(tensor)), tensor.type) if _is_large(attr) else attr
-    if isinstance(attr, ArrayAttr):
-        return ArrayAttr([_replace_large(a, key_for) for a in cast("ArrayAttr[Attribute]", attr)])
+    if isa(attr, Dense) and _is_large(attr):
+        return WeightRefAttr(StringAttr(key_for(attr)), TensorType(attr.get_element_type(), attr.get_shape()))
+    if isa(attr, ArrayAttr):
+        return ArrayAttr([_replace_large(a, key_for) for a in attr])
     if isinstance(attr, ParametrizedAttribute) and attr.name.startswith("qvit."):
         return type(attr).new([_replace_large(a, key_for) for a in attr.parameters])
     return attr
@@ -218,8 +230,8 @@ def has_large_tensors(module: ModuleOp) -> bool:
 
 
 def _contains_large(attr: Attribute) -> bool:
-    if isinstance(attr, ArrayAttr):
-        return any(_contains_large(a) for a in cast("ArrayAttr[Attribute]", attr))
+    if isa(attr, ArrayAttr):
+        return any(_contains_large(a) for a in attr)
     if isinstance(attr, ParametrizedAttribute) and attr.name.startswith("qvit."):
         return any(_contains_large(a) for a in attr.parameters)
     return _is_large(attr)

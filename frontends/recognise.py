@@ -20,6 +20,7 @@ from xdsl.pattern_rewriter import (
     RewritePattern,
     op_type_rewrite_pattern,
 )
+from xdsl.rewriter import InsertPoint
 
 from qvit.dialects.ops.elementwise import AddOp, DivOp, ErfOp, MulOp, PowOp, SqrtOp, SubOp
 from qvit.dialects.ops.nonlinear import GeluOp, LayerNormOp, ReduceMeanOp
@@ -92,25 +93,20 @@ def _layer_norm_core(div: DivOp, weights: Weights) -> tuple[SSAValue, int, float
         centred, square = product.lhs, product
     _require(centred is div.lhs, "the numerator and the variance are of different values")
     ops: list[Operation] = [square, squares_mean, shifted, root]
-    order = None
-    if isinstance(turned := centred.owner, TransposeOp):  # an optimizer moved a transpose behind the subtraction
-        centred, order = turned.input, turned.order
-        ops.insert(0, turned)
+    turned = centred.owner if isinstance(centred.owner, TransposeOp) else None
+    if turned is not None:  # an optimizer moved a transpose behind the subtraction
+        centred = turned.input
     difference = _made_by(centred, SubOp, "the numerator")
     mean = _made_by(difference.rhs, ReduceMeanOp, "the mean")
     _require(mean.input is difference.lhs, "the mean is of another value than it is subtracted from")
     axes, rank = mean.axes.get_values(), len(shape_of(mean.input))
     _require(mean.keeps and squares_mean.keeps, "the reduced dimensions are dropped before they broadcast")
-    if order is not None:
-        axes = tuple(sorted(order.index(a) for a in axes))
+    if turned is not None:
+        axes = tuple(sorted(turned.order.index(a) for a in axes))
     _require(axes == squares_mean.axes.get_values(), f"mean and variance are over different axes: {axes}")
     _require(list(axes) == list(range(rank - len(axes), rank)), f"axes {axes} are not the last ones")
-    ops = [mean, difference, *ops]
-    x = mean.input
-    if order is not None:
-        ops = [op for op in ops if op is not turned]
-        return x, rank - len(axes), epsilon, [turned, *ops]
-    return x, rank - len(axes), epsilon, ops
+    ops = [*([] if turned is None else [turned]), mean, difference, *ops]
+    return mean.input, rank - len(axes), epsilon, ops
 
 
 class RecogniseLayerNorm(RewritePattern):
@@ -136,10 +132,7 @@ class RecogniseLayerNorm(RewritePattern):
         replaced = [*ops, *dict.fromkeys([div, *last])]
         new: list[Operation] = []
         if turned is not None:
-            x_turned = TransposeOp(x, turned.order)
-            inherit(x_turned, turned)
-            new.append(x_turned)
-            x = x_turned.result
+            x = self._turned(x, turned, rewriter)
         if gamma is None:
             ones = ConstantOp(np.ones(shape, np.float32), element_of(x))
             new.append(ones)
@@ -147,8 +140,21 @@ class RecogniseLayerNorm(RewritePattern):
         norm = LayerNormOp(x, gamma, beta, epsilon, axis)
         inherit(norm, *replaced)
         root = replaced[-1]
-        rewriter.insert_op([*new, norm], _before(root))
+        rewriter.insert([*new, norm], InsertPoint.before(root))
         rewriter.replace(root, [], [norm.result])
+
+    def _turned(self, x: SSAValue, turned: TransposeOp, rewriter: PatternRewriter) -> SSAValue:
+        """x transposed as `turned` is; the operation that does so already, if there is one, else a new one."""
+        present = [use.operation for use in x.uses if isinstance(use.operation, TransposeOp)]
+        same = next((op for op in present if op.order == turned.order), None)
+        if same is None:
+            same = TransposeOp(x, turned.order)
+            inherit(same, turned)
+        else:
+            same.detach()  # it may stand behind the normalization
+        after = InsertPoint.after(x.owner) if isinstance(x.owner, Operation) else InsertPoint.at_start(x.owner)
+        rewriter.insert(same, after)
+        return same.result
 
     def _affine(self, div: DivOp, shape: tuple[int, ...]) -> tuple[list[Operation], SSAValue | None, SSAValue | None]:
         """The multiplication by gamma and addition of beta that follow, as far as they are there."""
@@ -162,12 +168,6 @@ class RecogniseLayerNorm(RewritePattern):
 
     def _is_parameter(self, value: SSAValue, shape: tuple[int, ...]) -> bool:
         return shape_of(value) == shape and isinstance(value.owner, ConstantOp | WeightOp)
-
-
-def _before(op: Operation):  # noqa: ANN202
-    from xdsl.rewriter import InsertPoint
-
-    return InsertPoint.before(op)
 
 
 def _factors(value: SSAValue, depth: int = 2) -> Iterator[SSAValue]:

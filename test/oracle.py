@@ -34,7 +34,8 @@ def rounded(x: Fraction, mode: str) -> int:
     below = x.numerator // x.denominator
     if mode == "floor":
         return below
-    nearest = [n for n in (below, below + 1) if abs(x - n) <= Fraction(1, 2)]
+    # |x - n| <= 1/2, times the denominator
+    nearest = [n for n in (below, below + 1) if 2 * abs(x.numerator - n * x.denominator) <= x.denominator]
     match mode:
         case "half_even":
             return nearest[0] if len(nearest) == 1 else next(n for n in nearest if n % 2 == 0)

@@ -63,6 +63,13 @@ def parse_mlir(context: Context, text: str, name: str, folder: Path) -> ModuleOp
     return module
 
 
+def read_mlir(path: Path) -> ModuleOp:
+    """A .mlir file, verified, its weight files found beside it."""
+    context = Context()
+    register_dialects(context)
+    return parse_mlir(context, path.read_text(), str(path), path.parent)
+
+
 def read_onnx(path: Path, outputs: Sequence[str], dims: Mapping[str, int]) -> ModuleOp:
     """An ONNX model; what the recognisers declined is said on stderr, one line a rule."""
     from qvit.frontends.onnx import import_onnx, load_onnx
@@ -94,7 +101,9 @@ def guarded(tool: str, body: Callable[[], None]) -> int:
         print(f"try {tool} --help", file=sys.stderr)
         return 2
     except ParseError as error:
-        print(f"{tool}: error: {location(error)}: {error.msg}", file=sys.stderr)
+        print(f"{tool}: error: {error.span.get_location()}: {error.msg}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
         return 1
     except (
         ImportRefused,
@@ -107,14 +116,4 @@ def guarded(tool: str, body: Callable[[], None]) -> int:
     ) as error:
         print(f"{tool}: error: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:
-        return 1
     return 0
-
-
-def location(error: ParseError) -> str:
-    """file:line:column of a parse error."""
-    text = error.span.input.content
-    before = text[: error.span.start]
-    line = before.count("\n") + 1 + error.span.line_offset
-    return f"{error.span.input.name}:{line}:{error.span.start - (before.rfind(chr(10)) + 1) + 1}"

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 
@@ -13,7 +12,7 @@ from qvit.backends.interpreter import find_function, input_names, output_names, 
 from qvit.backends.interpreter import run as interpret
 from qvit.dialects.atomic import replacing
 from qvit.dialects.semantics.integers import Array
-from qvit.tools.common import UsageError, did_you_mean, guarded, parse_dims, parse_mlir, read_onnx, register_dialects
+from qvit.tools.common import UsageError, did_you_mean, guarded, parse_dims, read_mlir, read_onnx
 
 
 def _load(args: argparse.Namespace) -> ModuleOp:
@@ -24,9 +23,7 @@ def _load(args: argparse.Namespace) -> ModuleOp:
         return read_onnx(path, [name for name in args.outputs.split(",") if name], parse_dims(args.dim))
     if args.outputs or args.dim:
         raise UsageError("--outputs and --dim are for .onnx models")
-    context = Context()
-    register_dialects(context)
-    return parse_mlir(context, path.read_text(), str(path), path.parent)
+    return read_mlir(path)
 
 
 def _assign(options: Sequence[str], names: Sequence[str], what: str) -> dict[str, Path]:

@@ -126,9 +126,10 @@ def _float_bias(op: Operation) -> Blocked | None:
     """A bias that stays a float addition behind the dequantize of an integer product."""
     if not isinstance(op, AddOp) or not isinstance(dq := op.lhs.owner, DequantizeOp) or not is_bias(op.rhs):
         return None
-    if not is_integer_product(dq.input.owner):  # pyright: ignore[reportArgumentType]
+    if not isinstance(product := dq.input.owner, Operation) or not is_integer_product(product):
         return None
-    stored = "is stored in float" if not isinstance(op.rhs.owner, DequantizeOp) else "is not stored at exactly input scale x weight scale"
+    quantized = isinstance(op.rhs.owner, DequantizeOp)
+    stored = "is not stored at exactly input scale x weight scale" if quantized else "is stored in float"
     return Blocked(describe(op), "bias", f"the bias {stored}: it stays a float addition (--allow-bounded rounds it in)")
 
 

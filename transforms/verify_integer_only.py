@@ -11,6 +11,7 @@ from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute, Operation, ParametrizedAttribute
 from xdsl.passes import ModulePass
 from xdsl.utils.exceptions import DiagnosticException
+from xdsl.utils.hints import isa
 
 from qvit.dialects.provenance import describe
 
@@ -31,9 +32,9 @@ def _holds_float(attribute: Attribute) -> bool:
     """Whether a type or attribute is, or contains, a float."""
     if isinstance(attribute, AnyFloat | FloatAttr):
         return True
-    if isinstance(attribute, TensorType):
+    if isa(attribute, TensorType):
         return _holds_float(attribute.element_type)
-    if isinstance(attribute, ArrayAttr):
+    if isa(attribute, ArrayAttr):
         return any(map(_holds_float, attribute))
     if isinstance(attribute, DictionaryAttr):
         return any(map(_holds_float, attribute.data.values()))

@@ -1,6 +1,6 @@
 """Between real numbers and codes, and from codes to codes."""
 
-from xdsl.dialects.builtin import DenseIntOrFPElementsAttr, IntAttr, IntegerAttr, IntegerType, TensorType, UnitAttr, f32, i64
+from xdsl.dialects.builtin import FloatAttr, IntegerAttr, TensorType, UnitAttr, f32, i64
 from xdsl.interfaces import HasFolderInterface
 from xdsl.ir import Attribute, SSAValue
 from xdsl.irdl import (
@@ -27,7 +27,7 @@ from qvit.dialects.attributes import (
 )
 from qvit.dialects.ops.checks import require, require_float, require_integer, require_shape
 from qvit.dialects.semantics.integers import Rounding
-from qvit.dialects.types import int_type, shape_of, tensor_type
+from qvit.dialects.types import shape_of, tensor_type
 
 HALF_EVEN = RoundingAttr(Rounding.HALF_EVEN)
 
@@ -40,8 +40,9 @@ def _verify_zero_point(name: str, zero_point: ZeroPointAttr, operand: SSAValue) 
 
 def _verify_positive(scale: ScaleAttr) -> None:
     for factor in scale.factors:
-        if not isinstance(factor, DenseIntOrFPElementsAttr) and hasattr(factor, "value"):
-            require(factor.value.data > 0, f"params: a quantizer divides by its scale; it must be positive, found {factor.value.data}")
+        if isinstance(factor, FloatAttr):
+            number = factor.value.data
+            require(number > 0, f"params: a quantizer divides by its scale; it must be positive, found {number}")
 
 
 @irdl_op_definition

@@ -68,7 +68,7 @@ class ConstantOp(IRDLOperation):
 
     assembly_format = "$value attr-dict"
 
-    def __init__(self, value: Array | DenseIntOrFPElementsAttr[Attribute], element: Attribute | None = None) -> None:
+    def __init__(self, value: Array | DenseIntOrFPElementsAttr, element: Attribute | None = None) -> None:
         attr = value if isinstance(value, DenseIntOrFPElementsAttr) else dense(value, element)
         super().__init__(properties={"value": attr}, result_types=[attr.type])
 

@@ -6,6 +6,8 @@ import numpy as np
 
 from qvit.dialects.semantics.integers import Array, IntType, fit, widen
 
+_ZERO = np.zeros((), np.int64)
+
 _EXACT_IN = ((np.float32, 1 << 24), (np.float64, 1 << 53))
 """Float types and the integers below which every sum and product in them is exact: BLAS has no integer product."""
 
@@ -30,7 +32,7 @@ def matmul(a: Array, b: Array, zero_points: tuple[Array, Array] | None = None, r
     """
     if result is None:
         return np.matmul(a, b)
-    za, zb = zero_points or (np.int64(0), np.int64(0))
+    za, zb = zero_points or (_ZERO, _ZERO)
     return _integer_product(widen(a) - za, widen(b) - zb, result)
 
 
@@ -48,7 +50,7 @@ def linear(
     if result is None:
         y = np.matmul(x, weight.T)
         return y if bias is None else y + bias
-    zx, zw = zero_points or (np.int64(0), np.int64(0))
+    zx, zw = zero_points or (_ZERO, _ZERO)
     weight = widen(weight) - (zw[:, None] if zw.ndim else zw)
     y = _integer_product(widen(x) - zx, weight.T, IntType(64))
     return fit(y if bias is None else y + widen(bias), result)
@@ -76,7 +78,7 @@ def conv2d(
 
     padding is (top, left, bottom, right), of real zeros. Integers: sums of (x - zx)(w - zw) plus bias, exact.
     """
-    zx, zw = zero_points or (np.int64(0), np.int64(0))
+    zx, zw = zero_points or (_ZERO, _ZERO)
     if result is not None:
         x, weight = widen(x) - zx, widen(weight) - (zw[:, None, None, None] if zw.ndim else zw)
     top, left, bottom, right = padding

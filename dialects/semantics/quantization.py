@@ -120,8 +120,8 @@ def add_requant(
     if round_each:
         return saturate(round_shift(left, s_a, rounding) + round_shift(right, s_b, rounding) + z, result)
     common = np.maximum(s_a, s_b)
-    wide = (left.astype(object) << (common - s_a).astype(object)) + (right.astype(object) << (common - s_b).astype(object))
-    return saturate(round_shift(wide, common, rounding) + z, result)
+    wide_a, wide_b = (x.astype(object) << (common - s).astype(object) for x, s in ((left, s_a), (right, s_b)))
+    return saturate(round_shift(wide_a + wide_b, common, rounding) + z, result)
 
 
 def threshold(x: Array, thresholds: Array, axis: int | None, lowest: int, result: IntType) -> Array:

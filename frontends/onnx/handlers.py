@@ -334,7 +334,7 @@ def _quantization(node: Node, rank: int) -> QParamsAttr:
         node.refuse("scales of blocks (block_size) are not read", "quantize per tensor or per channel")
     scale = node.constant(1, "the scale")
     zero = node.optional_constant(2, "the zero point")
-    if scale.dtype not in (np.float32, np.float64):
+    if scale.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
         node.refuse(f"its scale is {scale.dtype}", "only float32 scales are read")
     if not (np.isfinite(scale).all() and (scale > 0).all()):
         node.refuse("its scale is not positive and finite", "calibrate the model again: a range is empty or missing")

@@ -35,7 +35,7 @@ def load_onnx(path: Path) -> "onnx.ModelProto":
     from google.protobuf.message import DecodeError
 
     try:
-        return onnx.load(str(path))
+        return onnx.load(str(path))  # pyright: ignore[reportUnknownMemberType]
     except DecodeError as error:
         raise ImportRefused(f"{path} is not an ONNX model, or is damaged: {error}") from error
     except (onnx.checker.ValidationError, ValueError) as error:
@@ -229,7 +229,7 @@ def _fold(node: Node, proto: "onnx.NodeProto") -> list[Value]:
         try:
             evaluator = ReferenceEvaluator(proto, opsets={"": node.graph.opset})
             feeds = {name: array for name, array in zip(proto.input, arrays, strict=True) if name}
-            results = evaluator.run(None, feeds)
+            results = evaluator.run(None, feeds)  # pyright: ignore[reportUnknownMemberType]
         except Exception as error:  # the evaluator raises whatever NumPy does
             node.refuse(f"cannot be evaluated on constants: {error}", "simplify the model with onnxsim or onnxruntime first")
     return [Constant(name, np.asarray(array)) for name, array in zip(node.outputs, results, strict=False)]

@@ -1,7 +1,7 @@
 """Constants that multiply a dequantized tensor join its scale; a quantize behind a dequantize becomes a requantize."""
 
 import numpy as np
-from xdsl.dialects.builtin import FloatAttr
+from xdsl.dialects.builtin import AnyFloat, FloatAttr
 from xdsl.ir import Operation, SSAValue
 
 from qvit.dialects.attributes import Factor, RealAttr, WeightRefAttr, dense
@@ -27,12 +27,12 @@ def constant_factor(value: SSAValue, rank: int, weights: Weights) -> tuple[Facto
     wide = [i for i, d in enumerate(shape) if d != 1]
     require(len(wide) <= 1, f"the constant {describe(value)} of shape {shape} varies along more than one axis")
     if not wide:
-        array = weights.array(value)
-        assert array is not None
-        return FloatAttr(float(array.reshape(())), element_of(value)), None
+        array, element = weights.array(value), element_of(value)
+        assert array is not None and isinstance(element, AnyFloat)
+        return FloatAttr(float(array.reshape(())), element), None
     axis = wide[0] + rank - len(shape)
     if len(shape) == 1 and isinstance(value.owner, WeightOp):
-        return WeightRefAttr(value.owner.key, value.owner.result.type), axis  # pyright: ignore[reportArgumentType]
+        return WeightRefAttr(value.owner.key, value.owner.result.type), axis
     array = weights.array(value)
     assert array is not None
     return dense(array.reshape(-1)), axis
@@ -60,8 +60,8 @@ class MulOfDequantize(Rule):
         return None
 
     def _fold(self, op: MulOp | DivOp, dq: DequantizeOp, constant: SSAValue) -> Rewrite:
-        before = shape_of(dq.result)
-        require(shape_of(op.result) == before, f"the constant {describe(constant)} enlarges the tensor from {before} to {shape_of(op.result)}")
+        before, after = shape_of(dq.result), shape_of(op.result)
+        require(before == after, f"the constant {describe(constant)} enlarges the tensor from {before} to {after}")
         factor, axis = constant_factor(constant, len(before), self.session(op).weights)
         params = dq.params
         along = params.axis_index if axis is None else axis

@@ -11,9 +11,7 @@ from qvit.dialects.attributes import (
     ScaleAttr,
     Value,
     ZeroPointAttr,
-    dense,
     float_value,
-    int_value,
     vector_length,
 )
 from qvit.dialects.ops.quantization import DequantizeOp
@@ -28,12 +26,13 @@ from qvit.transforms.rule import Declined, Exactness, Rewrite, Rule, require
 def map_vectors(params: QParamsAttr, weights: Weights, change: Callable[[Array], Array], axis: int) -> QParamsAttr:
     """The parameters with `change` applied to every vector: the scale's factors and the zero points."""
 
-    def changed(value: Value) -> Value:
-        return value if vector_length(value) is None else dense(change(weights.values(value)))
+    def changed(factor: Factor) -> Factor:
+        return factor if vector_length(factor) is None else float_value(change(weights.values(factor)))
 
-    scale = ScaleAttr.of(*map(changed, params.scale.above), over=[*map(changed, params.scale.below)])  # pyright: ignore[reportArgumentType]
-    zero = ZeroPointAttr.of(change(weights.zero_point(params.zero_point))) if params.zero_point.length else params.zero_point
-    return QParamsAttr.of(scale, zero, axis)
+    scale, zero = params.scale, params.zero_point
+    if zero.length:
+        zero = ZeroPointAttr.of(change(weights.zero_point(zero)))
+    return QParamsAttr.of(ScaleAttr.of(*map(changed, scale.above), over=[*map(changed, scale.below)]), zero, axis)
 
 
 def _moved(dequantize: DequantizeOp, moved: Operation, params: QParamsAttr, result: SSAValue) -> Rewrite:
@@ -66,7 +65,8 @@ def _split_axis(before: Sequence[int], after: Sequence[int], axis: int) -> tuple
     last, inside = first, 1
     while last < len(after) and inside < length:
         inside, last = inside * after[last], last + 1
-    require(product == ahead and inside == length, f"the reshape to {tuple(after)} merges axis {axis} of {tuple(before)} with others")
+    if product != ahead or inside != length:
+        raise Declined(f"the reshape to {tuple(after)} merges axis {axis} of {tuple(before)} with others")
     return first, last
 
 
@@ -93,9 +93,11 @@ class ReshapeOfDequantize(Rule):
         first, last = _split_axis(before, after, axis)
         parts = after[first:last]
         wide = [i for i, d in enumerate(parts) if d != 1]
-        if len(wide) <= 1:
-            return params.with_axis(first + (wide[0] if wide else 0)) if parts else map_vectors(params, self.session(op).weights, lambda v: v[0], 0)
         weights = self.session(op).weights
+        if not parts:
+            return map_vectors(params, weights, lambda v: v[0], 0)
+        if len(wide) <= 1:
+            return params.with_axis(first + (wide[0] if wide else 0))
         vectors = [weights.values(f) for f in params.scale.factors if vector_length(f) is not None]
         if params.zero_point.length is not None:
             vectors.append(weights.zero_point(params.zero_point))
@@ -103,7 +105,7 @@ class ReshapeOfDequantize(Rule):
             others = tuple(j for j in range(len(parts)) if j != i)
             if all(np.ptp(v.reshape(parts), axis=others).max() == 0 for v in vectors):
                 corner = tuple(slice(None) if j == i else 0 for j in range(len(parts)))
-                return map_vectors(params, weights, lambda v: v.reshape(parts)[corner], first + i)
+                return map_vectors(params, weights, lambda v, at=corner: v.reshape(parts)[at], first + i)
         raise Declined(f"the scale varies along more than one of the parts {parts} into which axis {axis} is split")
 
 
@@ -137,10 +139,11 @@ class GatherOfDequantize(Rule):
         axis, gathered = params.axis_index, op.axis.value.data
         if axis == gathered:
             indices = weights.array(op.indices)
-            require(indices is not None, f"the scale lies along the gathered axis {axis} and the indices are not constant")
-            assert indices is not None
-            require(indices.ndim == 1, f"the scale lies along the gathered axis {axis} and the indices have {indices.ndim} dimensions")
-            params = map_vectors(params, weights, lambda v: v[indices], axis)
+            where = f"the scale lies along the gathered axis {axis} and the indices"
+            if indices is None:
+                raise Declined(f"{where} are not constant")
+            require(indices.ndim == 1, f"{where} have {indices.ndim} dimensions")
+            params = map_vectors(params, weights, lambda v: v[indices], gathered)
         elif axis is not None and axis > gathered:
             params = params.with_axis(axis + len(shape_of(op.indices)) - 1)
         return _moved(dq, GatherOp(dq.input, op.indices, gathered), params, op.result)
@@ -194,7 +197,8 @@ class ConcatOfDequantize(Rule):
         """One vector along the concatenated axis for each factor; missing factors are 1."""
         weights = self.session(op).weights
         for part in parts:
-            require(part.params.axis_index in (None, axis), f"the scale of {describe(part)} lies along axis {part.params.axis_index}, the others differ")
+            found = part.params.axis_index
+            require(found in (None, axis), f"the scale of {describe(part)} lies along axis {found}, the others differ")
         lengths = [shape_of(part.input)[axis] for part in parts]
 
         def column(values: Sequence[Value]) -> Array:
@@ -205,7 +209,7 @@ class ConcatOfDequantize(Rule):
             one = float_value(1.0)
             depth = max(map(len, sides))
             padded = [[*side, *[one] * (depth - len(side))] for side in sides]
-            return [float_value(column(level)) for level in zip(*padded, strict=True)]  # pyright: ignore[reportReturnType]
+            return [float_value(column(level)) for level in zip(*padded, strict=True)]
 
         scales = [part.params.scale for part in parts]
         scale = ScaleAttr.of(*join([s.above for s in scales]), over=join([s.below for s in scales]))

@@ -10,9 +10,9 @@ from fractions import Fraction
 
 import numpy as np
 from xdsl.dialects.builtin import IntegerType
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Attribute, Operation, SSAValue
 
-from qvit.dialects.attributes import Factor, QParamsAttr, ScaleAttr, ZeroPointAttr, float_value, vector_length
+from qvit.dialects.attributes import QParamsAttr, ScaleAttr
 from qvit.dialects.ops.elementwise import AddOp, DivOp, MulOp
 from qvit.dialects.ops.products import Conv2dOp, ConvTranspose2dOp, LinearOp, MatmulOp
 from qvit.dialects.ops.quantization import DequantizeOp
@@ -53,13 +53,13 @@ def _dequantized(*operands: _Operand) -> list[DequantizeOp]:
     problems = [problem for operand in operands if (problem := operand.problem()) is not None]
     if problems:
         raise Declined(*problems)
-    return [operand.value.owner for operand in operands]  # pyright: ignore[reportReturnType]
+    return [owner for operand in operands if isinstance(owner := operand.value.owner, DequantizeOp)]
 
 
 def _one_zero_point(params: QParamsAttr, operand: str) -> int:
     number = params.zero_point.number
-    require(number is not None, f"{operand}'s zero point varies along axis {params.axis_index}; only one number is possible there")
-    assert number is not None
+    if number is None:
+        raise Declined(f"{operand}'s zero point varies along axis {params.axis_index}; only one number is possible there")
     return number
 
 
@@ -115,7 +115,9 @@ class MatmulOfDequantize(Rule):
         return Rewrite([product, *_scaled(product.result, scales, element_of(op.result), session.weights)], [a, b])
 
 
-def _scaled(acc: SSAValue, scales: Sequence[tuple[ScaleAttr, int | None]], element: object, weights: Weights) -> list[Operation]:
+def _scaled(
+    acc: SSAValue, scales: Sequence[tuple[ScaleAttr, int | None]], element: Attribute, weights: Weights
+) -> Sequence[Operation]:
     """The accumulator times both scales: one dequantize if their vectors share an axis, else multiplications behind it."""
     (s, s_axis), (t, t_axis) = ((scale, axis if scale.length is not None else None) for scale, axis in scales)
     shape = shape_of(acc)
@@ -124,9 +126,9 @@ def _scaled(acc: SSAValue, scales: Sequence[tuple[ScaleAttr, int | None]], eleme
     )
     if not repeated and (s_axis is None or t_axis is None or s_axis == t_axis):
         axis = t_axis if s_axis is None else s_axis
-        return [DequantizeOp(acc, QParamsAttr.of(s.times(*t.above, over=t.below), 0, axis), element)]  # pyright: ignore[reportArgumentType]
+        return [DequantizeOp(acc, QParamsAttr.of(s.times(*t.above, over=t.below), 0, axis), element)]
     first = t if not (t_axis is not None and t.length == 1) else ScaleAttr.of()
-    ops: list[Operation] = [DequantizeOp(acc, QParamsAttr.of(first, 0, t_axis), element)]  # pyright: ignore[reportArgumentType]
+    ops: list[Operation] = [DequantizeOp(acc, QParamsAttr.of(first, 0, t_axis), element)]
     behind = [(s, s_axis)] if first is t else [(s, s_axis), (t, t_axis)]
     for scale, axis in behind:
         for factors, kind in ((scale.above, MulOp), (scale.below, DivOp)):
@@ -179,7 +181,8 @@ class _LayerRule(Rule):
         scales = [(x.params.scale, x.params.axis_index), (w.params.scale, output_axis)]
         reach = self._reach(x, w, zx, session.weights)
         bias = self._bias(op, scales, session)
-        accumulator = _require_fits(reach + bias.reach, session, f"sums over {int(np.prod(shape_of(op.weight)[1:]))} products")
+        depth = int(np.prod(shape_of(op.weight)[1:]))
+        accumulator = _require_fits(reach + bias.reach, session, f"sums over {depth} products")
         if isinstance(op, LinearOp):
             product = LinearOp(x.input, w.input, bias.integers, (zx, w.params.zero_point), accumulator)
         else:
