@@ -174,12 +174,15 @@ Implementation: TypeAlias = Callable[..., Array]
 """(machine, op, operands...) -> result"""
 
 
-def _unary(kind: type[OpT], body: Callable[[OpT, Array], Array]) -> tuple[type[Operation], Implementation]:
-    return kind, lambda _, op, x: body(op, x)
+# A dict's type cannot say that the values fit their keys; these two say it for one row.
 
 
-def _binary(kind: type[OpT], body: Callable[[OpT, Array, Array], Array]) -> tuple[type[Operation], Implementation]:
-    return kind, lambda _, op, a, b: body(op, a, b)
+def _unary(kind: type[OpT], body: Callable[[Machine, OpT, Array], Array]) -> tuple[type[OpT], Implementation]:
+    return kind, body
+
+
+def _binary(kind: type[OpT], body: Callable[[Machine, OpT, Array, Array], Array]) -> tuple[type[OpT], Implementation]:
+    return kind, body
 
 
 IMPLEMENTATIONS: dict[type[Operation], Implementation] = dict(
@@ -193,28 +196,28 @@ IMPLEMENTATIONS: dict[type[Operation], Implementation] = dict(
         (LinearOp, _linear),
         (Conv2dOp, _conv2d),
         (ConvTranspose2dOp, _conv_transpose2d),
-        _binary(AddOp, lambda op, a, b: elementwise.add(a, b, _integer_result(op))),
-        _binary(SubOp, lambda op, a, b: elementwise.sub(a, b, _integer_result(op))),
-        _binary(MulOp, lambda op, a, b: elementwise.mul(a, b, _integer_result(op))),
-        _binary(DivOp, lambda op, a, b: a / b),
-        _binary(PowOp, lambda op, a, b: np.power(a, b)),
-        _unary(SqrtOp, lambda op, x: np.sqrt(x)),
-        _unary(ErfOp, lambda op, x: elementwise.erf(x)),
-        _unary(TanhOp, lambda op, x: np.tanh(x)),
-        _unary(SigmoidOp, lambda op, x: elementwise.sigmoid(x)),
-        _unary(ReluOp, lambda op, x: elementwise.relu(x)),
-        _unary(SoftmaxOp, lambda op, x: nonlinear.softmax(x, op.axis.value.data)),
-        _unary(GeluOp, lambda op, x: nonlinear.gelu(x, op.tanh is not None)),
+        _binary(AddOp, lambda _, op, a, b: elementwise.add(a, b, _integer_result(op))),
+        _binary(SubOp, lambda _, op, a, b: elementwise.sub(a, b, _integer_result(op))),
+        _binary(MulOp, lambda _, op, a, b: elementwise.mul(a, b, _integer_result(op))),
+        _binary(DivOp, lambda _, op, a, b: a / b),
+        _binary(PowOp, lambda _, op, a, b: np.power(a, b)),
+        _unary(SqrtOp, lambda _, op, x: np.sqrt(x)),
+        _unary(ErfOp, lambda _, op, x: elementwise.erf(x)),
+        _unary(TanhOp, lambda _, op, x: np.tanh(x)),
+        _unary(SigmoidOp, lambda _, op, x: elementwise.sigmoid(x)),
+        _unary(ReluOp, lambda _, op, x: elementwise.relu(x)),
+        _unary(SoftmaxOp, lambda _, op, x: nonlinear.softmax(x, op.axis.value.data)),
+        _unary(GeluOp, lambda _, op, x: nonlinear.gelu(x, op.tanh is not None)),
         (LayerNormOp, _layer_norm),
         (BatchNormOp, _batch_norm),
-        _unary(ReduceMeanOp, lambda op, x: x.mean(axis=op.axes.get_values(), keepdims=op.keeps)),
+        _unary(ReduceMeanOp, lambda _, op, x: x.mean(axis=op.axes.get_values(), keepdims=op.keeps)),
         (ResizeOp, _resize),
-        _unary(ReshapeOp, lambda op, x: shape.reshape(x, shape_of(op.result))),
-        _unary(TransposeOp, lambda op, x: shape.transpose(x, op.order)),
-        _unary(SliceOp, lambda op, x: shape.slice_(x, *op.extent)),
+        _unary(ReshapeOp, lambda _, op, x: shape.reshape(x, shape_of(op.result))),
+        _unary(TransposeOp, lambda _, op, x: shape.transpose(x, op.order)),
+        _unary(SliceOp, lambda _, op, x: shape.slice_(x, *op.extent)),
         (ConcatOp, _concat),
-        _binary(GatherOp, lambda op, x, indices: shape.gather(x, indices, op.axis.value.data)),
-        _unary(BroadcastOp, lambda op, x: shape.broadcast(x, shape_of(op.result))),
+        _binary(GatherOp, lambda _, op, x, indices: shape.gather(x, indices, op.axis.value.data)),
+        _unary(BroadcastOp, lambda _, op, x: shape.broadcast(x, shape_of(op.result))),
         (ConstantOp, _constant),
         (WeightOp, _constant),
     )

@@ -1,0 +1,40 @@
+"""The documents say what the code says."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from qvit.transforms.delay_dequant import RULES
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_op_reference_is_the_docstrings() -> None:
+    spec = importlib.util.spec_from_file_location("generate_ir", ROOT / "docs/generate_ir.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (ROOT / "docs/ir.md").read_text() == module.render(), "run python docs/generate_ir.py"
+
+
+def test_the_rule_table_has_every_rule_with_its_exactness() -> None:
+    rows = [line for line in (ROOT / "transforms/README.md").read_text().splitlines() if line.startswith("| ")]
+    stated: dict[str, str] = {}
+    for row in rows:
+        name, _, exactness = (cell.strip() for cell in row.strip("|").split("|"))
+        prefix, _, suffix = name.rpartition(" ") if "," in name else ("", "", name)
+        tail = suffix[suffix.index("-") :] if prefix else ""
+        names = [part.strip("-, ") + tail for part in prefix.split()] + [suffix]
+        stated |= dict.fromkeys(names, exactness)
+    for rule in RULES:
+        if "stays" not in (rule.__doc__ or ""):
+            assert stated.get(rule.name) == rule.exactness.value, rule.name
+
+
+@pytest.mark.parametrize("document", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("*/*.md")), ids=lambda p: p.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
+        assert (document.parent / target).exists(), f"{document}: {target}"

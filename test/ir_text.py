@@ -1,0 +1,74 @@
+"""Short IR texts for tests: read them, print them, and complete a single operation with what it needs around it.
+
+The types of an operation's operands are taken from its own text, `%y = qvit.x %a, %b : (type, type) -> type`.
+"""
+
+import re
+from collections.abc import Sequence
+from io import StringIO
+
+from qvit.dialects.qvit import Qvit
+from xdsl.context import Context
+from xdsl.dialects.builtin import Builtin, ModuleOp
+from xdsl.dialects.func import Func
+from xdsl.dialects.test import Test
+from xdsl.ir import Operation
+from xdsl.parser import Parser
+from xdsl.printer import Printer
+
+
+def context() -> Context:
+    ctx = Context()
+    for dialect in (Builtin, Func, Test, Qvit):
+        ctx.load_dialect(dialect)
+    return ctx
+
+
+def parse(text: str) -> ModuleOp:
+    """The module, verified."""
+    module = Parser(context(), text).parse_module()
+    module.verify()
+    return module
+
+
+def generic(module: ModuleOp) -> str:
+    stream = StringIO()
+    Printer(stream, print_generic_format=True).print_op(module)
+    return stream.getvalue()
+
+
+def operand_types(op: str) -> dict[str, str]:
+    """The operands of an operation's text and their types."""
+    head, signature = op.split("=", 1)[1].rsplit(" : ", 1)
+    names = re.findall(r"%\w+", head)
+    types = re.findall(r"tensor<[^>]*>", signature.rsplit(" -> ", 1)[0])
+    if "->" not in signature:  # all of one type
+        types *= len(names)
+    return dict(zip(names, types, strict=bool(names)))
+
+
+def result_type(op: str) -> str:
+    return re.findall(r"tensor<[^>]*>", op)[-1]
+
+
+def with_operands(op: str) -> str:
+    """The operation after others that make its operands."""
+    made = [f'{name} = "test.op"() : () -> {type_}' for name, type_ in operand_types(op).items()]
+    return "\n".join([*made, op])
+
+
+def parse_op(op: str) -> Operation:
+    """The one operation, verified, in a module with its operands."""
+    last = parse(with_operands(op)).body.block.last_op
+    assert last is not None
+    return last
+
+
+def function(body: Sequence[str] | str, arguments: dict[str, str] | None = None, name: str = "main") -> str:
+    """A function of the operations: its arguments are the first one's operands, its result is the last one's."""
+    lines = [body] if isinstance(body, str) else list(body)
+    arguments = operand_types(lines[0]) if arguments is None else arguments
+    declared = ", ".join(f"{name}: {type_}" for name, type_ in arguments.items())
+    result, type_ = lines[-1].split(" = ")[0], result_type(lines[-1])
+    code = "\n".join(["  " + line for line in lines] + [f"  func.return {result} : {type_}"])
+    return f"func.func @{name}({declared}) -> {type_} {{\n{code}\n}}\n"
