@@ -100,8 +100,8 @@ PHOTO_FILES = in_wheel(
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")  # for calibration
 TEST_PHOTOS = tuple(name for name in PHOTO_FILES if name not in PHOTOS)
 
-# torch first and exact, so that no other build of it comes; onnx, onnxruntime and pillow change what NNCF computes.
-NNCF_PACKAGES = ("torch==2.13.0", "nncf==3.4.0", "onnx==1.23.2", "onnxruntime==1.31.1", "pillow==13.0.0")
+# NNCF quantizes ONNX without torch; onnx, onnxruntime and pillow change what it computes.
+NNCF_PACKAGES = ("nncf==3.4.0", "onnx==1.23.2", "onnxruntime==1.31.1", "pillow==13.0.0")
 
 INPUT = "input_image"
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -277,9 +277,8 @@ def nncf_python(cache: Path) -> str:
         return python
     say(f"making an environment for NNCF in {folder} ({', '.join(NNCF_PACKAGES)})")
     run([sys.executable, "-m", "venv", "--clear", str(folder)], f"`python -m venv {folder}` (for vits-nncf) failed")
-    for packages in (NNCF_PACKAGES[:1], NNCF_PACKAGES):
-        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
-        run(install, f"`pip install {' '.join(packages)}` (for vits-nncf, in {folder}) failed")
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *NNCF_PACKAGES]
+    run(install, f"`pip install {' '.join(NNCF_PACKAGES)}` (for vits-nncf, in {folder}) failed")
     ready.write_text("\n".join(NNCF_PACKAGES))
     return python
 

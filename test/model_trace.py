@@ -1,0 +1,17 @@
+"""Run a module and keep every integer tensor, as `qvit-run --trace` does."""
+
+import numpy as np
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation
+
+from qvit.backends.interpreter import run, trace_names
+
+
+def trace(module: ModuleOp, image: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(the first result, every integer tensor by the name of its source node)."""
+    names, kept = trace_names(module), dict[str, np.ndarray]()
+
+    def keep(op: Operation, result: np.ndarray) -> None:
+        kept.update((name, result) for name in names.get(op, ()))
+
+    return next(iter(run(module, [image], observe=keep).values())), kept
