@@ -33,15 +33,11 @@ from qvit.dialects.ops.products import Conv2dOp, ConvTranspose2dOp, LinearOp, Ma
 from qvit.dialects.ops.quantization import AddRequantOp, DequantizeOp, QuantizeOp, RequantizeOp, ThresholdOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
 from qvit.dialects.ops.weights import ConstantOp, WeightOp
-from qvit.dialects.provenance import describe, sources
+from qvit.dialects.provenance import NAME, describe, sources
 from qvit.dialects.semantics import elementwise, nonlinear, products, quantization, shape
 from qvit.dialects.semantics.integers import Array, IntType
 from qvit.dialects.types import element_dtype, element_of, integer_of, shape_of
 from qvit.dialects.weights import Weights
-
-NAME = "qvit.name"
-"""Attribute of the arguments and results of a function: what the source graph calls them."""
-
 
 OpT = TypeVar("OpT", bound=Operation)
 
@@ -174,9 +170,7 @@ Implementation: TypeAlias = Callable[..., Array]
 """(machine, op, operands...) -> result"""
 
 
-# A dict's type cannot say that the values fit their keys; these two say it for one row.
-
-
+# A dict's type cannot say that its values fit their keys; these two say it for one row.
 def _unary(kind: type[OpT], body: Callable[[Machine, OpT, Array], Array]) -> tuple[type[OpT], Implementation]:
     return kind, body
 

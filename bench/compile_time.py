@@ -21,7 +21,7 @@ from xdsl.dialects.builtin import ModuleOp
 
 from qvit.backends.interpreter import run
 from qvit.dialects.weights import externalize
-from qvit.frontends.onnx import import_onnx, load_onnx
+from qvit.frontends.onnx import import_onnx
 from qvit.tools.common import read_mlir
 from qvit.transforms.delay_dequant import delay_dequant
 
@@ -34,7 +34,9 @@ def command(*args: str | Path) -> tuple[float, float]:
     seconds: list[float] = []
     peak = 0.0
     for _ in range(3):
-        process = subprocess.Popen([sys.executable, "-m", "qvit.tools.qvit_opt", *map(str, args)], stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "qvit.tools.qvit_opt", *map(str, args)], stdout=subprocess.DEVNULL
+        )
         _, status, usage = os.wait4(process.pid, 0)
         if status:
             raise SystemExit(f"qvit-opt {' '.join(map(str, args))} failed")
@@ -117,14 +119,17 @@ def main() -> None:
             before, after = Path(scratch, f"{name}.mlir"), Path(scratch, f"{name}.after.mlir")
             size = files[name].stat().st_size / 2**20
             seconds, peak = command(files[name], *dims, "-o", before)
-            row(f"{name}: import and write, CPU s; peak MB", f"{seconds:.2f}; {peak:.0f} (150 + 2.5 x file = {150 + 2.5 * size:.0f})")
+            goal = f"(150 + 2.5 x file = {150 + 2.5 * size:.0f})"
+            row(f"{name}: import and write, CPU s; peak MB", f"{seconds:.2f}; {peak:.0f} {goal}")
             if name == "vits":
                 row(f"{name}: IR text, KB", f"{before.stat().st_size / 1000:.0f}")
                 continue
             seconds, peak = command(before, "--delay-dequant", "-o", after)
             row(f"{name}: read, --delay-dequant, write, CPU s; peak MB", f"{seconds:.2f}; {peak:.0f}")
-            row(f"{name}: IR text before, after, KB", f"{before.stat().st_size / 1000:.0f}, {after.stat().st_size / 1000:.0f}")
-            row(f"{name}: re-parse before, after, CPU s", f"{cpu(lambda p=before: read_mlir(p)):.2f}, {cpu(lambda p=after: read_mlir(p)):.2f}")
+            lengths = [f"{path.stat().st_size / 1000:.0f}" for path in (before, after)]
+            row(f"{name}: IR text before, after, KB", ", ".join(lengths))
+            parses = [f"{cpu(lambda p=path: read_mlir(p)):.2f}" for path in (before, after)]
+            row(f"{name}: re-parse before, after, CPU s", ", ".join(parses))
             row(f"{name}: --delay-dequant alone, CPU s", f"{statistics.median(_delay(before) for _ in range(3)):.2f}")
             old, new = read_mlir(before), read_mlir(after)
             row(

@@ -6,7 +6,7 @@ passes are at work and where they are short, else references into a weight file 
 
 from collections.abc import Sequence
 from math import isfinite
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from xdsl.dialects.builtin import (
@@ -34,7 +34,7 @@ from xdsl.utils.exceptions import VerifyException
 from xdsl.utils.hints import isa
 
 from qvit.dialects.semantics.integers import Array, Rounding
-from qvit.dialects.types import Tensor, element_dtype, element_type
+from qvit.dialects.types import Tensor, element_dtype, element_type, int_type, is_float
 
 
 @irdl_attr_definition
@@ -143,6 +143,19 @@ def vector_length(value: Value) -> int | None:
     return shape[0]
 
 
+def _numbers(value: Value) -> list[Any]:
+    """The numbers of a value that stand in the text: one, those of an inline vector, or none for a reference."""
+    if isinstance(value, FloatAttr | IntegerAttr):
+        return [value.value.data]
+    return [] if isinstance(value, WeightRefAttr) else dense_array(value).tolist()
+
+
+def _verify_integers(value: Integers, what: str) -> None:
+    element = None if isinstance(value, IntegerAttr) else value.type.element_type
+    if element is not None and int_type(element) is None:
+        raise VerifyException(f"{what} is an integer, or a vector of integers; found {value.type}")
+
+
 def _float_text(number: float, element: Attribute) -> str:
     """The shortest decimal that reads back as the same float, with the decimal point that MLIR wants."""
     text = str(np.float32(number)) if element == f32 else repr(number)
@@ -175,7 +188,10 @@ def _parse_factor(parser: AttrParser) -> Factor:
     if (vector := _parse_vector(parser, f32)) is not None:
         return vector
     number = float(parser.parse_number())
-    return FloatAttr(number, f64 if _parse_element(parser, f32) == f64 else f32)
+    element = _parse_element(parser, f32)
+    if not isinstance(element, Float32Type | Float64Type):
+        parser.raise_error(f"a scale's factors are f32 or f64, found {element}")
+    return FloatAttr(number, element)
 
 
 def _parse_integers(parser: AttrParser) -> Integers:
@@ -192,6 +208,12 @@ def _parse_vector(parser: AttrParser, default: Attribute) -> Vector | None:
     if numbers is None:
         return None
     element = _parse_element(parser, default)
+    if not numbers:
+        parser.raise_error("expected at least one number")
+    integer = int_type(element)
+    for number in numbers:
+        if integer is not None and not (isinstance(number, int) and integer.lo <= number <= integer.hi):
+            parser.raise_error(f"expected integers of type {integer}, found {number}")
     return dense(np.array(numbers, element_dtype(element)), element)
 
 
@@ -247,10 +269,19 @@ class ScaleAttr(ParametrizedAttribute):
             raise VerifyException(f"vectors of one scale have different lengths: {sorted(lengths)}")
         return lengths.pop() if lengths else None
 
+    @property
+    def numbers(self) -> list[float]:
+        """All numbers that stand in the text; those in weight files are checked when they are read."""
+        return [number for factor in self.factors for number in _numbers(factor)]
+
     def verify(self) -> None:
         for factor in self.factors:
-            if isinstance(factor, FloatAttr) and not isfinite(factor.value.data):
-                raise VerifyException(f"a scale's factors must be finite, found {factor.value.data}")
+            element = factor.type if isinstance(factor, FloatAttr) else factor.type.element_type
+            if not is_float(element):
+                raise VerifyException(f"a scale's factors are f32 or f64, found {element}")
+        for number in self.numbers:
+            if not isfinite(number):
+                raise VerifyException(f"a scale's factors must be finite, found {number}")
 
     @classmethod
     def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
@@ -314,6 +345,14 @@ class ZeroPointAttr(ParametrizedAttribute):
         return self.value.value.data if isinstance(self.value, IntegerAttr) else None
 
     @property
+    def numbers(self) -> list[int]:
+        """All numbers that stand in the text; those in weight files are checked when they are read."""
+        return _numbers(self.value)
+
+    def verify(self) -> None:
+        _verify_integers(self.value, "a zero point")
+
+    @property
     def length(self) -> int | None:
         return vector_length(self.value)
 
@@ -364,9 +403,10 @@ class QParamsAttr(ParametrizedAttribute):
         return QParamsAttr.of(scale, self.zero_point, axis)
 
     def verify(self) -> None:
-        lengths = {self.scale.length, self.zero_point.length} - {None}
+        scale, zero_point = self.scale.length, self.zero_point.length
+        lengths = {scale, zero_point} - {None}
         if len(lengths) > 1:
-            raise VerifyException(f"scale and zero_point have different lengths: {self.scale.length} and {self.zero_point.length}")
+            raise VerifyException(f"scale and zero_point have different lengths: {scale} and {zero_point}")
         if bool(lengths) != (self.axis_index is not None):
             raise VerifyException("axis must be given exactly when the scale or the zero point is a vector")
 
@@ -405,8 +445,8 @@ def verify_axis(axis: int, length: int | None, tensor: Tensor, operand: str) -> 
     shape = tensor.get_shape()
     if not 0 <= axis < len(shape):
         raise VerifyException(f"{operand}: axis {axis} is outside the {len(shape)} dimensions of {tensor}")
-    if shape[axis] != length:
-        raise VerifyException(f"{operand}: dimension {axis} of {tensor} has {shape[axis]} elements, the vector has {length}")
+    if (found := shape[axis]) != length:
+        raise VerifyException(f"{operand}: dimension {axis} of {tensor} has {found} elements, the vector has {length}")
 
 
 @irdl_attr_definition
@@ -438,11 +478,9 @@ def _common_length(*values: Value) -> int | None:
     return lengths.pop() if lengths else None
 
 
-def _verify_range(value: Value, lo: int, hi: int, what: str) -> None:
-    numbers = [value.value.data] if isinstance(value, IntegerAttr) else []
-    if isinstance(value, DenseIntOrFPElementsAttr):
-        numbers = dense_array(value).tolist()
-    for number in numbers:
+def _verify_range(value: Integers, lo: int, hi: int, what: str) -> None:
+    _verify_integers(value, what)
+    for number in _numbers(value):
         if not lo <= number <= hi:
             raise VerifyException(f"{what} must be in {lo}..{hi}, found {number}")
 

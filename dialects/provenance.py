@@ -1,6 +1,7 @@
 """Where an operation came from: the names of the source graph's nodes, carried through every rewrite."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from xdsl.dialects.builtin import ArrayAttr, StringAttr
 from xdsl.ir import Operation, SSAValue
@@ -8,6 +9,19 @@ from xdsl.utils.hints import isa
 
 SRC = "qvit.src"
 """The attribute: an array of node names. The last one names the node whose value the operation's result is."""
+
+
+NAME = "qvit.name"
+"""Attribute of the arguments and results of a function: what the source graph calls them."""
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something that could not be done: the source node it concerns, the rule, and the reason."""
+
+    src: str
+    rule: str
+    reason: str
 
 
 def sources(op: Operation) -> tuple[str, ...]:
@@ -39,7 +53,6 @@ def inherit(new: Operation, *replaced: Operation) -> None:
 def describe(op: Operation | SSAValue) -> str:
     """How messages name an operation: its node's name, or its kind if it has none."""
     if isinstance(op, SSAValue):
-        owner = op.owner if isinstance(op.owner, Operation) else op.owner.parent_op()
-        return "a block argument" if owner is None else describe(owner)
+        return describe(op.owner) if isinstance(op.owner, Operation) else "an argument of the function"
     names = sources(op)
     return names[-1] if names else op.name

@@ -87,7 +87,9 @@ class Weights:
                 if not path.exists():
                     raise WeightError(f"weight file {path} is missing; it is listed in the module's {FILES}")
                 if digest(path) != file.sha256.data:
-                    raise WeightError(f"weight file {path} is not the one that the module was made with: its SHA-256 differs")
+                    raise WeightError(
+                        f"weight file {path} is not the one that the module was made with: its SHA-256 differs"
+                    )
                 handle = _open(path)
                 for name in handle.keys():
                     if name in self._homes:

@@ -28,11 +28,10 @@ from qvit.dialects.ops.products import LinearOp, MatmulOp
 from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
 from qvit.dialects.ops.shape import ReshapeOp, TransposeOp
 from qvit.dialects.ops.weights import ConstantOp, WeightOp
-from qvit.dialects.provenance import describe, inherit, set_sources, sources
+from qvit.dialects.provenance import Remark, describe, inherit, set_sources, sources
 from qvit.dialects.semantics.integers import Array
 from qvit.dialects.types import element_of, shape_of
 from qvit.dialects.weights import Weights
-from qvit.frontends.errors import Declined
 
 OpT = TypeVar("OpT", bound=Operation)
 
@@ -114,7 +113,7 @@ class RecogniseLayerNorm(RewritePattern):
 
     rule = "layer_norm"
 
-    def __init__(self, weights: Weights, declined: list[Declined]) -> None:
+    def __init__(self, weights: Weights, declined: list[Remark]) -> None:
         self.weights, self.declined = weights, declined
 
     @op_type_rewrite_pattern
@@ -124,7 +123,7 @@ class RecogniseLayerNorm(RewritePattern):
         try:
             x, axis, epsilon, ops = _layer_norm_core(div, self.weights)
         except _Decline as reason:
-            self.declined.append(Declined(describe(div), self.rule, str(reason)))
+            self.declined.append(Remark(describe(div), self.rule, str(reason)))
             return
         turned = ops[0] if isinstance(ops[0], TransposeOp) else None
         shape = shape_of(div.result)[axis:]
@@ -187,7 +186,7 @@ class RecogniseGelu(RewritePattern):
 
     rule = "gelu"
 
-    def __init__(self, weights: Weights, declined: list[Declined]) -> None:
+    def __init__(self, weights: Weights, declined: list[Remark]) -> None:
         self.weights, self.declined = weights, declined
 
     @op_type_rewrite_pattern
@@ -195,7 +194,7 @@ class RecogniseGelu(RewritePattern):
         try:
             x, product, ops = self._match(erf)
         except _Decline as reason:
-            self.declined.append(Declined(describe(erf), self.rule, str(reason)))
+            self.declined.append(Remark(describe(erf), self.rule, str(reason)))
             return
         new = GeluOp(x)
         inherit(new, *ops, product)
@@ -329,9 +328,9 @@ class LinearOfReshape(RewritePattern):
         rewriter.replace(op, new)
 
 
-def recognise(module: ModuleOp) -> list[Declined]:
+def recognise(module: ModuleOp) -> list[Remark]:
     """Apply every recogniser to a freshly imported module; returns what was declined, in program order."""
-    weights, declined = Weights(module), list[Declined]()
+    weights, declined = Weights(module), list[Remark]()
     shapes = GreedyRewritePatternApplier(
         [MatmulToLinear(weights), TransposeOfWeight(weights), BiasOfLinear(weights), LinearOfReshape()]
     )

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 from xdsl.context import Context
@@ -13,19 +12,14 @@ from xdsl.parser import Parser
 from xdsl.utils.exceptions import DiagnosticException, ParseError, VerifyException
 
 from qvit.backends.interpreter import ExecutionError
-from qvit.dialects.provenance import describe
+from qvit.dialects.provenance import Remark, describe
 from qvit.dialects.weights import WeightError, rebase
-from qvit.frontends.errors import Declined, ImportRefused
+from qvit.frontends.errors import ImportRefused
 from qvit.transforms.universe import UNIVERSE
 
 
 class UsageError(Exception):
     """The command line is wrong; exit status 2."""
-
-
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    close = get_close_matches(word, known, 1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def register_dialects(context: Context) -> None:
@@ -76,7 +70,7 @@ def read_onnx(path: Path, outputs: Sequence[str], dims: Mapping[str, int]) -> Mo
 
     module, declined = import_onnx(load_onnx(path), outputs, dims)
     for rule in dict.fromkeys(d.rule for d in declined):
-        mine: list[Declined] = [d for d in declined if d.rule == rule]
+        mine: list[Remark] = [d for d in declined if d.rule == rule]
         print(f"note: {len(mine)} x {rule} not recognised, first {mine[0].src}: {mine[0].reason}", file=sys.stderr)
     return module
 
@@ -112,6 +106,7 @@ def guarded(tool: str, body: Callable[[], None]) -> int:
         InvalidModule,
         DiagnosticException,
         OSError,
+        OverflowError,
         ValueError,
     ) as error:
         print(f"{tool}: error: {error}", file=sys.stderr)

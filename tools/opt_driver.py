@@ -20,9 +20,9 @@ from xdsl.xdsl_opt_main import xDSLOptMain
 
 from qvit.dialects.atomic import replacing
 from qvit.dialects.weights import externalize, has_large_tensors, rebase, weight_files
+from qvit.frontends.errors import did_you_mean
 from qvit.tools.common import (
     UsageError,
-    did_you_mean,
     guarded,
     parse_dims,
     parse_mlir,
@@ -179,7 +179,8 @@ class QvitOpt(xDSLOptMain):
         try:
             specs = list(parse_pipeline(self.args.passes))
         except ArgSpecParseError as error:
-            raise UsageError(f"cannot read the passes {self.args.passes!r}: {str(error).splitlines()[-1].strip()}") from None
+            reason = str(error).splitlines()[-1].strip()
+            raise UsageError(f"cannot read the passes {self.args.passes!r}: {reason}") from None
         for spec in specs:
             if spec.name not in PASSES:
                 raise UsageError(f"unknown pass {spec.name}{did_you_mean(spec.name, list(PASSES))}")
@@ -282,5 +283,3 @@ def _run(args: Sequence[str]) -> None:
         print(help_pass(following[0]))
         return
     QvitOpt(args).run()
-
-

@@ -22,14 +22,15 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    arguments.add_argument("model", type=Path, help="a .mlir file or a .onnx model")
-    arguments.add_argument("--input", action="append", default=[], metavar="[NAME=]FILE", help="an input, by name or in order")
-    arguments.add_argument("--output", action="append", default=[], metavar="[NAME=]FILE", help="where a result goes, likewise")
-    arguments.add_argument("--backend", choices=["interpreter"], default="interpreter")
-    arguments.add_argument("--float32", action="store_true", help="run float operations in float32 instead of float64")
-    arguments.add_argument("--trace", type=Path, metavar="DIR", help="keep every integer tensor, by the name of its source node")
-    arguments.add_argument("--outputs", default="", metavar="NAME,...", help="end an .onnx graph at these tensors")
-    arguments.add_argument("--dim", action="append", default=[], metavar="NAME=N", help="fix a dynamic dimension of an .onnx model")
+    add = arguments.add_argument
+    add("model", type=Path, help="a .mlir file or a .onnx model")
+    add("--input", action="append", default=[], metavar="[NAME=]FILE", help="an input, by name or in order")
+    add("--output", action="append", default=[], metavar="[NAME=]FILE", help="where a result goes, likewise")
+    add("--backend", choices=["interpreter"], default="interpreter")
+    add("--float32", action="store_true", help="run float operations in float32 instead of float64")
+    add("--trace", type=Path, metavar="DIR", help="keep every integer tensor, by the name of its source node")
+    add("--outputs", default="", metavar="NAME,...", help="end an .onnx graph at these tensors")
+    add("--dim", action="append", default=[], metavar="NAME=N", help="fix a dynamic dimension of an .onnx model")
     return arguments
 
 

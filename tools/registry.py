@@ -13,8 +13,16 @@ PASSES: dict[str, tuple[str, str, str]] = {
         "VerifyIntegerOnlyPass",
         "Fail if any operation keeps a float type, attribute or constant; name each with its source node.",
     ),
-    "canonicalize": ("xdsl.transforms.canonicalize", "CanonicalizePass", "Apply canonicalization patterns and folders."),
-    "cse": ("xdsl.transforms.common_subexpression_elimination", "CommonSubexpressionElimination", "Merge equal operations."),
+    "canonicalize": (
+        "xdsl.transforms.canonicalize",
+        "CanonicalizePass",
+        "Apply canonicalization patterns and folders.",
+    ),
+    "cse": (
+        "xdsl.transforms.common_subexpression_elimination",
+        "CommonSubexpressionElimination",
+        "Merge equal operations.",
+    ),
     "dce": ("xdsl.transforms.dead_code_elimination", "DeadCodeElimination", "Remove operations without uses."),
 }
 """flag -> (module, class, first line of the help). The flag is the pass's name, and its file's, with dashes."""

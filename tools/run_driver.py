@@ -12,7 +12,8 @@ from qvit.backends.interpreter import find_function, input_names, output_names, 
 from qvit.backends.interpreter import run as interpret
 from qvit.dialects.atomic import replacing
 from qvit.dialects.semantics.integers import Array
-from qvit.tools.common import UsageError, did_you_mean, guarded, parse_dims, read_mlir, read_onnx
+from qvit.frontends.errors import did_you_mean
+from qvit.tools.common import UsageError, guarded, parse_dims, read_mlir, read_onnx
 
 
 def _load(args: argparse.Namespace) -> ModuleOp:

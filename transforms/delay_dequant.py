@@ -13,15 +13,15 @@ from xdsl.ir import Operation
 from xdsl.passes import ModulePass
 from xdsl.pattern_rewriter import GreedyRewritePatternApplier, PatternRewriteWalker
 
+from qvit.dialects.atomic import write_text
 from qvit.dialects.ops.elementwise import AddOp
 from qvit.dialects.ops.quantization import DequantizeOp
-from qvit.dialects.provenance import describe
+from qvit.dialects.provenance import Remark, describe
 from qvit.dialects.weights import Weights
-from qvit.dialects.atomic import write_text
 from qvit.transforms.delay.folds import FOLDS, is_bias
 from qvit.transforms.delay.moves import MOVES
 from qvit.transforms.delay.products import PRODUCTS
-from qvit.transforms.rule import Blocked, Rule, Session
+from qvit.transforms.rule import Rule, Session
 from qvit.transforms.statistics import PRODUCTS as PRODUCT_OPS
 from qvit.transforms.statistics import float_elements, is_integer_product, macs, macs_integer, macs_total, qdq_ops
 
@@ -51,8 +51,8 @@ class Report:
     qdq_ops: BeforeAfter
     moved: list[dict[str, Any]]
     rules: dict[str, dict[str, Any]]
-    blocked: list[Blocked]
-    notes: list[Blocked]
+    blocked: list[Remark]
+    notes: list[Remark]
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"
@@ -76,7 +76,7 @@ class Report:
         return "\n".join(lines) + "\n"
 
 
-def _grouped(title: str, entries: list[Blocked]) -> Iterator[str]:
+def _grouped(title: str, entries: list[Remark]) -> Iterator[str]:
     """One line for each rule with its count and first entry: the report has them all."""
     yield f"  {title:<16} {len(entries):>28,}"
     for rule in dict.fromkeys(e.rule for e in entries):
@@ -113,16 +113,16 @@ def delay_dequant(module: ModuleOp, *, allow_bounded: bool = False, accumulator_
     )
 
 
-def explain(module: ModuleOp, rules: list[Rule]) -> tuple[list[Blocked], list[Blocked]]:
+def explain(module: ModuleOp, rules: list[Rule]) -> tuple[list[Remark], list[Remark]]:
     """Why each rule left what it left: (blocked, notes)."""
-    blocked: list[Blocked] = []
+    blocked: list[Remark] = []
     for op in module.walk():
         blocked += [entry for rule in rules for entry in rule.why_not(op)]
     notes = [note for op in module.walk() if (note := _float_bias(op)) is not None]
     return blocked, notes
 
 
-def _float_bias(op: Operation) -> Blocked | None:
+def _float_bias(op: Operation) -> Remark | None:
     """A bias that stays a float addition behind the dequantize of an integer product."""
     if not isinstance(op, AddOp) or not isinstance(dq := op.lhs.owner, DequantizeOp) or not is_bias(op.rhs):
         return None
@@ -130,7 +130,7 @@ def _float_bias(op: Operation) -> Blocked | None:
         return None
     quantized = isinstance(op.rhs.owner, DequantizeOp)
     stored = "is not stored at exactly input scale x weight scale" if quantized else "is stored in float"
-    return Blocked(describe(op), "bias", f"the bias {stored}: it stays a float addition (--allow-bounded rounds it in)")
+    return Remark(describe(op), "bias", f"the bias {stored}: it stays a float addition (--allow-bounded rounds it in)")
 
 
 @dataclass(frozen=True)

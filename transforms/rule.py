@@ -15,7 +15,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 from xdsl.pattern_rewriter import PatternRewriter, RewritePattern
 
-from qvit.dialects.provenance import describe, inherit, set_sources, sources
+from qvit.dialects.provenance import Remark, describe, inherit, set_sources, sources
 from qvit.dialects.weights import Weights
 
 
@@ -28,15 +28,6 @@ class Exactness(StrEnum):
     """Equal over the real numbers; a float evaluation may round differently."""
     BOUNDED = "bounded"
     """Off by at most a stated bound. Applied only where the user allows it."""
-
-
-@dataclass(frozen=True)
-class Blocked:
-    """Something a rule could not do: the source node, the rule, the reason."""
-
-    src: str
-    rule: str
-    reason: str
 
 
 class Declined(Exception):
@@ -82,6 +73,8 @@ class Rewrite:
     replaced: Sequence[Operation] = ()
     existing: Operation | None = None
     """Instead of new operations: one that is there already, and makes the same value."""
+    also: tuple[str, Exactness, float] | None = None
+    """A second rule that took part, with its exactness and bound."""
 
 
 class Rule(RewritePattern, ABC):
@@ -98,14 +91,18 @@ class Rule(RewritePattern, ABC):
         return self._session or Session(Weights.of(op))
 
     @abstractmethod
-    def plan(self, op: Operation) -> Rewrite | None: ...
+    def plan(self, op: Operation) -> Rewrite | None:
+        """Match; side conditions come before any operation is made, for a new operation uses its operands at once."""
 
-    def why_not(self, op: Operation) -> list[Blocked]:
+    def why_not(self, op: Operation) -> list[Remark]:
         """The reasons for which the rule leaves `op`; empty if it does not concern it (or would take it)."""
         try:
-            self.plan(op)
+            rewrite = self.plan(op)
         except Declined as declined:
-            return [Blocked(describe(op), self.name, str(reason)) for reason in declined.args]
+            return [Remark(describe(op), self.name, str(reason)) for reason in declined.args]
+        if rewrite is not None:
+            for new in rewrite.new:
+                new.drop_all_references()  # nobody inserts them: they must not count as users
         return []
 
     def match_and_rewrite(self, op: Operation, rewriter: PatternRewriter) -> None:
@@ -115,13 +112,16 @@ class Rule(RewritePattern, ABC):
             return
         if rewrite is None:
             return
+        session = self.session(op)
         if rewrite.existing is not None:
             inherit(rewrite.existing, *rewrite.replaced, op)
             rewriter.replace(op, [], rewrite.existing.results)
         else:
             _carry_names(rewrite, op)
             rewriter.replace(op, rewrite.new)
-        self.session(op).count(self.name, self.exactness)
+        session.count(self.name, self.exactness)
+        if rewrite.also is not None:
+            session.count(*rewrite.also)
 
 
 def _carry_names(rewrite: Rewrite, op: Operation) -> None:

@@ -45,7 +45,7 @@ def require_integer(name: str, operand: SSAValue) -> IntType:
     return found
 
 
-def is_integer_product(result: SSAValue, **operands: SSAValue) -> bool:
+def takes_integers(result: SSAValue, **operands: SSAValue) -> bool:
     """Whether an op that takes floats or integers, never a mix, is the integer one: then with an i32 or i64 result."""
     kinds = {name: int_type(tensor_type(operand).element_type) is not None for name, operand in operands.items()}
     if not any(kinds.values()):
@@ -63,6 +63,14 @@ def is_integer_product(result: SSAValue, **operands: SSAValue) -> bool:
     return True
 
 
+def require_in_range(name: str, zero_point: ZeroPointAttr, codes: IntType) -> None:
+    """A zero point is a code itself; one that lies in a weight file is checked when it is read."""
+    for number in zero_point.numbers:
+        require(
+            codes.lo <= number <= codes.hi, f"{name}: zero point {number} is outside {codes} ({codes.lo}..{codes.hi})"
+        )
+
+
 def require_zero_point(
     name: str, zero_point: ZeroPointAttr | None, operand: SSAValue, integers: bool, axis: int | None
 ) -> None:
@@ -71,8 +79,8 @@ def require_zero_point(
         return
     require(integers, f"{name}: zero points belong to integer operands")
     found = require_integer(name, operand)
-    if (number := zero_point.number) is not None:
-        require(found.lo <= number <= found.hi, f"{name}: {number} is outside {found} ({found.lo}..{found.hi})")
+    require_in_range(name, zero_point, found)
+    if zero_point.number is not None:
         return
     require(axis is not None, f"{name}: only one zero point for the whole tensor is possible here")
     verify_axis(axis or 0, zero_point.length, tensor_type(operand), name)

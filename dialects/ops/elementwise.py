@@ -8,7 +8,7 @@ from xdsl.ir import Attribute, SSAValue
 from xdsl.irdl import IRDLOperation, VarConstraint, base, irdl_op_definition, operand_def, result_def, traits_def
 from xdsl.traits import Commutative, Pure
 
-from qvit.dialects.ops.checks import is_integer_product, require_float, require_shape
+from qvit.dialects.ops.checks import require_float, require_shape, takes_integers
 from qvit.dialects.types import broadcast_shapes, element_of, is_float, shape_of
 
 
@@ -27,7 +27,7 @@ class ArithmeticOp(IRDLOperation, ABC):
         super().__init__(operands=[lhs, rhs], result_types=[TensorType(element, shape)])
 
     def verify_(self) -> None:
-        is_integer_product(self.result, lhs=self.lhs, rhs=self.rhs)
+        takes_integers(self.result, lhs=self.lhs, rhs=self.rhs)
         require_shape(self.result, broadcast_shapes(shape_of(self.lhs), shape_of(self.rhs)))
 
 

@@ -93,9 +93,7 @@ class GeluOp(IRDLOperation):
     assembly_format = "$input (`tanh` $tanh^)? attr-dict `:` type($result)"
 
     def __init__(self, input: SSAValue, tanh: bool = False) -> None:
-        super().__init__(
-            operands=[input], properties={"tanh": UnitAttr() if tanh else None}, result_types=[input.type]
-        )
+        super().__init__(operands=[input], properties={"tanh": UnitAttr() if tanh else None}, result_types=[input.type])
 
     def verify_(self) -> None:
         require_float(input=self.input)
@@ -291,7 +289,8 @@ class ResizeOp(IRDLOperation):
         require_float(input=self.input, result=self.result)
         before, after = shape_of(self.input), shape_of(self.result)
         require(
-            len(before) >= 2 and before[:-2] == after[:-2], f"result: only the last two dimensions of {before} may change, found {after}"
+            len(before) >= 2 and before[:-2] == after[:-2],
+            f"result: only the last two dimensions of {before} may change, found {after}",
         )
         require(self.mode.data in self.MODES, f"mode: expected one of {self.MODES}, found {self.mode.data!r}")
         require(

@@ -18,9 +18,8 @@ from xdsl.irdl import (
 from xdsl.traits import Pure
 
 from qvit.dialects.attributes import ZeroPointAttr
-from qvit.dialects.ops.checks import is_integer_product, require, require_float, require_shape, require_zero_point
+from qvit.dialects.ops.checks import require, require_float, require_shape, require_zero_point, takes_integers
 from qvit.dialects.types import broadcast_shapes, element_of, is_float, shape_of
-
 
 
 def ints(values: Sequence[int]) -> DenseArrayBase[IntegerType]:
@@ -88,7 +87,7 @@ class MatmulOp(IRDLOperation):
         )
 
     def verify_(self) -> None:
-        integers = is_integer_product(self.result, lhs=self.lhs, rhs=self.rhs)
+        integers = takes_integers(self.result, lhs=self.lhs, rhs=self.rhs)
         require_shape(self.result, matmul_shape(shape_of(self.lhs), shape_of(self.rhs)))
         require_zero_point("lhs_zero_point", self.lhs_zero_point, self.lhs, integers, None)
         require_zero_point("rhs_zero_point", self.rhs_zero_point, self.rhs, integers, len(shape_of(self.rhs)) - 1)
@@ -152,7 +151,7 @@ class LinearOp(IRDLOperation):
         )
 
     def verify_(self) -> None:
-        integers = is_integer_product(self.result, input=self.input, weight=self.weight)
+        integers = takes_integers(self.result, input=self.input, weight=self.weight)
         require_shape(self.result, linear_shape(shape_of(self.input), shape_of(self.weight)))
         _verify_bias(self.bias, self.result, shape_of(self.weight)[0])
         require_zero_point("input_zero_point", self.input_zero_point, self.input, integers, None)
@@ -259,7 +258,7 @@ class Conv2dOp(IRDLOperation):
         )
 
     def verify_(self) -> None:
-        integers = is_integer_product(self.result, input=self.input, weight=self.weight)
+        integers = takes_integers(self.result, input=self.input, weight=self.weight)
         _verify_geometry(self)
         shape = conv2d_shape(shape_of(self.input), shape_of(self.weight), *self.geometry)
         require_shape(self.result, shape)

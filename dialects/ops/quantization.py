@@ -1,6 +1,6 @@
 """Between real numbers and codes, and from codes to codes."""
 
-from xdsl.dialects.builtin import FloatAttr, IntegerAttr, TensorType, UnitAttr, f32, i64
+from xdsl.dialects.builtin import IntegerAttr, TensorType, UnitAttr, f32, i64
 from xdsl.interfaces import HasFolderInterface
 from xdsl.ir import Attribute, SSAValue
 from xdsl.irdl import (
@@ -25,7 +25,7 @@ from qvit.dialects.attributes import (
     ZeroPointAttr,
     verify_axis,
 )
-from qvit.dialects.ops.checks import require, require_float, require_integer, require_shape
+from qvit.dialects.ops.checks import require, require_float, require_in_range, require_integer, require_shape
 from qvit.dialects.semantics.integers import Rounding
 from qvit.dialects.types import shape_of, tensor_type
 
@@ -33,16 +33,12 @@ HALF_EVEN = RoundingAttr(Rounding.HALF_EVEN)
 
 
 def _verify_zero_point(name: str, zero_point: ZeroPointAttr, operand: SSAValue) -> None:
-    integer = require_integer(name, operand)
-    if (number := zero_point.number) is not None:
-        require(integer.lo <= number <= integer.hi, f"{name}: zero point {number} is outside {integer} ({integer.lo}..{integer.hi})")
+    require_in_range(name, zero_point, require_integer(name, operand))
 
 
 def _verify_positive(scale: ScaleAttr) -> None:
-    for factor in scale.factors:
-        if isinstance(factor, FloatAttr):
-            number = factor.value.data
-            require(number > 0, f"params: a quantizer divides by its scale; it must be positive, found {number}")
+    for number in scale.numbers:
+        require(number > 0, f"params: a quantizer divides by its scale; it must be positive, found {number}")
 
 
 @irdl_op_definition

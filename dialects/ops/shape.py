@@ -248,9 +248,7 @@ class GatherOp(IRDLOperation):
         super().__init__(
             operands=[input, indices],
             properties={"axis": IntegerAttr(axis, i64)},
-            result_types=[
-                TensorType(element_of(input), (*before[:axis], *shape_of(indices), *before[axis + 1 :]))
-            ],
+            result_types=[TensorType(element_of(input), (*before[:axis], *shape_of(indices), *before[axis + 1 :]))],
         )
 
     def verify_(self) -> None:

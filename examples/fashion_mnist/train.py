@@ -34,8 +34,7 @@ def accuracy(model: ViT, images: Tensor, labels: Tensor) -> float:
     model.eval()
     with torch.inference_mode():
         hits = sum(
-            int((model(x).argmax(1) == y).sum())
-            for x, y in zip(images.split(1000), labels.split(1000), strict=True)
+            int((model(x).argmax(1) == y).sum()) for x, y in zip(images.split(1000), labels.split(1000), strict=True)
         )
     return 100 * hits / len(labels)
 

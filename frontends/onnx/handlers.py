@@ -83,8 +83,8 @@ def _padding(node: Node, kernel: Sequence[int]) -> list[int]:
 
 
 def _two_dimensional(node: Node) -> None:
-    if len(node.shape(0)) != 4:
-        node.refuse(f"its input has {len(node.shape(0))} dimensions, expected 4 (NCHW)", "only 2-D convolutions are read")
+    if (rank := len(node.shape(0))) != 4:
+        node.refuse(f"its input has {rank} dimensions, expected 4 (NCHW)", "only 2-D convolutions are read")
 
 
 def _conv(node: Node) -> Value:

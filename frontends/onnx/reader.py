@@ -10,9 +10,10 @@ from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Block, Region
 from xdsl.utils.exceptions import VerifyException
 
+from qvit.dialects.provenance import NAME, Remark
 from qvit.dialects.semantics.integers import Array
 from qvit.dialects.types import element_type
-from qvit.frontends.errors import Declined, ImportRefused
+from qvit.frontends.errors import ImportRefused, did_you_mean
 from qvit.frontends.onnx.graph import DEFAULT_DOMAINS, Constant, Graph, Node, Value
 from qvit.frontends.onnx.handlers import FOLDERS, HANDLERS
 from qvit.frontends.recognise import recognise
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 OPSETS = range(13, 24)
 """Softmax, Squeeze and Unsqueeze have their present meaning from 13; later changes are known up to 23."""
-
-NAME = "qvit.name"
 
 
 def load_onnx(path: Path) -> "onnx.ModelProto":
@@ -44,7 +43,7 @@ def load_onnx(path: Path) -> "onnx.ModelProto":
 
 def import_onnx(
     model: "onnx.ModelProto", outputs: Sequence[str] = (), dims: Mapping[str, int] | None = None
-) -> tuple[ModuleOp, list[Declined]]:
+) -> tuple[ModuleOp, list[Remark]]:
     """Turn an ONNX model into a module with one float function @main.
 
     outputs: tensors to end at instead of the model's own outputs; dims: values of the symbolic dimensions. Also returns
@@ -94,7 +93,7 @@ def _needed(graph: "onnx.GraphProto", ends: Sequence[str]) -> list["onnx.NodePro
     known = {i.name for i in graph.input} | {i.name for i in graph.initializer}
     for end in ends:
         if end not in producers and end not in known:
-            raise ImportRefused(f"the graph has no tensor {end!r}{_did_you_mean(end, producers)}")
+            raise ImportRefused(f"the graph has no tensor {end!r}{did_you_mean(end, producers, _LIST_TENSORS)}")
     wanted: set[int] = set()
     stack = [producers[end] for end in ends if end in producers]
     while stack:
@@ -106,15 +105,13 @@ def _needed(graph: "onnx.GraphProto", ends: Sequence[str]) -> list["onnx.NodePro
             if name in producers:
                 stack.append(producers[name])
             elif name and name not in known:
-                raise ImportRefused(f"node {_name(node)!r} ({node.op_type}): nothing makes its input {name!r}; the model is damaged")
+                raise ImportRefused(
+                    f"node {_name(node)!r} ({node.op_type}): nothing makes its input {name!r}; the model is damaged"
+                )
     return [node for node in graph.node if id(node) in wanted]
 
 
-def _did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, candidates, 1, 0.5)
-    return f"; did you mean {close[0]!r}?" if close else "; list its tensors with a viewer such as Netron"
+_LIST_TENSORS = "; list its tensors with a viewer such as Netron"
 
 
 def _name(node: "onnx.NodeProto") -> str:
@@ -175,7 +172,8 @@ def _add_inputs(graph: Graph, source: "onnx.GraphProto", dims: dict[str, int]) -
         graph.values[value.name] = argument
         names.append(value.name)
     if unused:
-        raise ImportRefused(f"no input has the dimension {sorted(unused)[0]!r}; its dimensions are {_symbols(source) or 'all static'}")
+        known = _symbols(source) or "all static"
+        raise ImportRefused(f"no input has the dimension {sorted(unused)[0]!r}; its dimensions are {known}")
     return names
 
 
@@ -190,7 +188,9 @@ def _read_node(graph: Graph, proto: "onnx.NodeProto") -> None:
     attributes: dict[str, Any] = {}
     for attribute in proto.attribute:
         if attribute.ref_attr_name or attribute.type in (attribute.GRAPH, attribute.GRAPHS):
-            raise ImportRefused(f"node {_name(proto)!r} ({proto.op_type}): control flow is not read; export the model without it")
+            raise ImportRefused(
+                f"node {_name(proto)!r} ({proto.op_type}): control flow is not read; export the model without it"
+            )
         attributes[attribute.name] = helper.get_attribute_value(attribute)
     inputs = [graph.values[name] if name else None for name in proto.input]
     node = Node(_name(proto), proto.op_type, graph, inputs, attributes, [o for o in proto.output if o])
@@ -199,7 +199,9 @@ def _read_node(graph: Graph, proto: "onnx.NodeProto") -> None:
         if proto.op_type not in _NEVER_FOLDED and all(i is None or isinstance(i, Constant) for i in inputs):
             results = _fold(node, proto)
         elif handler is None:
-            node.refuse("this operator is not read", "cut the graph before it with --outputs, or export it in other operators")
+            node.refuse(
+                "this operator is not read", "cut the graph before it with --outputs, or export it in other operators"
+            )
         else:
             results = handler(node)
     except VerifyException as error:
@@ -231,5 +233,7 @@ def _fold(node: Node, proto: "onnx.NodeProto") -> list[Value]:
             feeds = {name: array for name, array in zip(proto.input, arrays, strict=True) if name}
             results = evaluator.run(None, feeds)  # pyright: ignore[reportUnknownMemberType]
         except Exception as error:  # the evaluator raises whatever NumPy does
-            node.refuse(f"cannot be evaluated on constants: {error}", "simplify the model with onnxsim or onnxruntime first")
+            node.refuse(
+                f"cannot be evaluated on constants: {error}", "simplify the model with onnxsim or onnxruntime first"
+            )
     return [Constant(name, np.asarray(array)) for name, array in zip(node.outputs, results, strict=False)]

@@ -9,7 +9,7 @@ from qvit.dialects.ops.elementwise import AddOp, DivOp, MulOp
 from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp, RequantizeOp
 from qvit.dialects.ops.weights import ConstantOp, WeightOp
 from qvit.dialects.provenance import describe
-from qvit.dialects.types import element_of, shape_of
+from qvit.dialects.types import broadcast_shapes, element_of, shape_of
 from qvit.dialects.weights import Weights
 from qvit.transforms.rule import Exactness, Rewrite, Rule, require
 
@@ -28,7 +28,8 @@ def constant_factor(value: SSAValue, rank: int, weights: Weights) -> tuple[Facto
     require(len(wide) <= 1, f"the constant {describe(value)} of shape {shape} varies along more than one axis")
     if not wide:
         array, element = weights.array(value), element_of(value)
-        assert array is not None and isinstance(element, AnyFloat)
+        assert array is not None
+        assert isinstance(element, AnyFloat)  # it multiplies floats
         return FloatAttr(float(array.reshape(())), element), None
     axis = wide[0] + rank - len(shape)
     if len(shape) == 1 and isinstance(value.owner, WeightOp):
@@ -96,9 +97,10 @@ class MulOfBiasAdd(Rule):
                 continue
             for moved, c in ((add.lhs, add.rhs), (add.rhs, add.lhs)):
                 if isinstance(moved.owner, DequantizeOp) and is_bias(c) and not is_bias(moved):
+                    for value in (moved, c):
+                        after = broadcast_shapes(shape_of(value), shape_of(k))
+                        require(after == shape_of(value), f"the constant {describe(k)} enlarges {describe(value)}")
                     left, right = MulOp(moved, k), MulOp(c, k)
-                    same = shape_of(left.result) == shape_of(moved) and shape_of(right.result) == shape_of(c)
-                    require(same, f"the constant {describe(k)} enlarges the tensor")
                     return Rewrite([left, right, AddOp(left.result, right.result)], [add])
         return None
 

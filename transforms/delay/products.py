@@ -57,9 +57,9 @@ def _dequantized(*operands: _Operand) -> list[DequantizeOp]:
 
 
 def _one_zero_point(params: QParamsAttr, operand: str) -> int:
-    number = params.zero_point.number
+    number, axis = params.zero_point.number, params.axis_index
     if number is None:
-        raise Declined(f"{operand}'s zero point varies along axis {params.axis_index}; only one number is possible there")
+        raise Declined(f"{operand}'s zero point varies along axis {axis}; only one number is possible there")
     return number
 
 
@@ -151,6 +151,8 @@ class _Bias:
     behind: SSAValue | None = None
     reach: int = 0
     replaced: tuple[Operation, ...] = ()
+    bound: float | None = None
+    """By how much it is off, where it was rounded."""
 
 
 def _exact_bias(dq: DequantizeOp, scale: ScaleAttr, weights: Weights) -> bool:
@@ -191,7 +193,8 @@ class _LayerRule(Rule):
         new += _scaled(product.result, scales, element_of(op.result), session.weights)
         if bias.behind is not None:
             new += _added(new[-1].results[0], bias.behind, output_axis)
-        return Rewrite(new, [x, w, *bias.replaced])
+        also = None if bias.bound is None else ("round-bias", Exactness.BOUNDED, bias.bound)
+        return Rewrite(new, [x, w, *bias.replaced], also=also)
 
     def _reach(self, x: DequantizeOp, w: DequantizeOp, zx: int, weights: Weights) -> int:
         """The largest |sum (x - zx)(w - zw)| for any input codes, from the actual weights where they are constant."""
@@ -201,10 +204,11 @@ class _LayerRule(Rule):
         if codes is None:
             depth = int(np.prod(shape_of(w.input)[1:]))
             return largest * depth * max(_largest_code(w.input, int(z), weights) for z in np.unique(zw))
-        rows = codes.reshape(codes.shape[0], -1).astype(np.int32)
+        size = codes.dtype.itemsize  # sums of magnitudes are taken in integers of twice the width at least
+        rows = codes.reshape(codes.shape[0], -1).astype(np.int32 if size < 4 else np.int64 if size < 8 else object)
         if zw.any():
             rows = rows - (zw[:, None] if zw.ndim else zw)
-        return largest * int(np.abs(rows).sum(axis=1, dtype=np.int64).max())
+        return largest * int(np.abs(rows).sum(axis=1, dtype=np.int64 if size < 8 else object).max())
 
     def _bias(self, op: LinearOp | Conv2dOp, scales: Sequence[tuple[ScaleAttr, int | None]], session: Session) -> _Bias:
         """bias stored at exactly s * t joins the accumulator; another one stays a float addition, or joins rounded."""
@@ -238,8 +242,8 @@ class _LayerRule(Rule):
         if reach > IntType(32).hi:
             return None
         constant = ConstantOp(np.array(codes, np.int32))
-        session.count("round-bias", Exactness.BOUNDED, float(max(map(abs, steps)) / 2))
-        return _Bias(constant.result, (constant,), reach=reach, replaced=(dq,) if dq is not None else ())
+        bound = float(max(map(abs, steps)) / 2)
+        return _Bias(constant.result, (constant,), None, reach, () if dq is None else (dq,), bound)
 
 
 def _added(value: SSAValue, bias: SSAValue, axis: int) -> list[Operation]:
