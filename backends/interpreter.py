@@ -11,9 +11,10 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
-from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, ModuleOp, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, ModuleOp, StringAttr, TensorType
 from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Operation, SSAValue
+from xdsl.utils.hints import isa
 
 from qvit.dialects.attributes import DyadicAttr, PotAttr, ScaleAttr, ZeroPointAttr
 from qvit.dialects.ops.elementwise import (
@@ -81,7 +82,7 @@ def _dequantize(m: Machine, op: DequantizeOp, q: Array) -> Array:
 
 
 def _requantize(m: Machine, op: RequantizeOp, x: Array) -> Array:
-    axis = op.axis.value.data if op.axis else None
+    axis = op.axis.value.data if op.axis is not None else None
     result = _integer_result(op)
     assert result is not None
     zero_points = (m.zero_point(op.input_zero_point, axis, x.ndim), m.zero_point(op.zero_point, axis, x.ndim))
@@ -106,7 +107,7 @@ def _dyadic(m: Machine, form: DyadicAttr | PotAttr, axis: int | None, rank: int)
 
 
 def _add_requant(m: Machine, op: AddRequantOp, a: Array, b: Array) -> Array:
-    axis = op.axis.value.data if op.axis else None
+    axis = op.axis.value.data if op.axis is not None else None
     result = _integer_result(op)
     assert result is not None
     (m_a, s_a), (m_b, s_b) = (_dyadic(m, form, axis, a.ndim) for form in (op.lhs_form, op.rhs_form))
@@ -119,7 +120,7 @@ def _add_requant(m: Machine, op: AddRequantOp, a: Array, b: Array) -> Array:
 def _threshold(_: Machine, op: ThresholdOp, x: Array, thresholds: Array) -> Array:
     result = _integer_result(op)
     assert result is not None
-    axis = op.axis.value.data if op.axis else None
+    axis = op.axis.value.data if op.axis is not None else None
     return quantization.threshold(x, thresholds, axis, op.lowest.value.data, result)
 
 
@@ -223,6 +224,8 @@ def find_function(module: ModuleOp, name: str = "main") -> FuncOp:
     """The function called `name`; ExecutionError if the module has none."""
     for op in module.ops:
         if isinstance(op, FuncOp) and op.sym_name.data == name:
+            if op.body.first_block is None:
+                raise ExecutionError(f"@{name} is a declaration without a body")
             return op
     raise ExecutionError(f"the module has no function @{name}")
 
@@ -233,6 +236,9 @@ def value_names(attributes: ArrayAttr[DictionaryAttr] | None, count: int, defaul
     for i, attribute in enumerate(attributes or ()):
         if isinstance(name := attribute.data.get(NAME), StringAttr):
             names[i] = name.data
+    for name in names:
+        if names.count(name) > 1:
+            raise ExecutionError(f"two {default}s are called {name!r}")
     return names
 
 
@@ -245,6 +251,8 @@ def output_names(function: FuncOp) -> list[str]:
 
 
 def _check_input(name: str, array: Array, argument: SSAValue, float_dtype: np.dtype[Any]) -> Array:
+    if not isa(argument.type, TensorType):
+        raise ExecutionError(f"input {name!r}: expected a tensor, found {argument.type}")
     expected = shape_of(argument)
     if array.shape != expected:
         raise ExecutionError(f"input {name!r}: expected shape {expected}, found {array.shape}")
@@ -324,8 +332,7 @@ def trace_names(module: ModuleOp) -> dict[Operation, list[str]]:
     ours = [op for op in module.walk() if type(op) in IMPLEMENTATIONS and not isinstance(op, ConstantOp | WeightOp)]
     makers = [op for op in ours if _integer_result(op)]
     claims = Counter(name for op in makers for name in sources(op))
-    last = {sources(op)[-1] for op in makers if sources(op)}
+    owners = {sources(op)[-1]: op for op in makers if sources(op)}  # of equal names, the last one's
     return {
-        op: [name for name in sources(op) if name == sources(op)[-1] or (claims[name] == 1 and name not in last)]
-        for op in makers
+        op: [n for n in sources(op) if owners.get(n) is op or (claims[n] == 1 and n not in owners)] for op in makers
     }

@@ -14,6 +14,10 @@ def replacing(path: Path) -> Generator[Path]:
         yield temporary
         temporary.chmod(0o666 & ~_umask())  # some writers make private files
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename == str(temporary):  # nobody knows the temporary name
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

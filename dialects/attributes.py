@@ -33,7 +33,7 @@ from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
 from xdsl.utils.hints import isa
 
-from qvit.dialects.semantics.integers import Array, Rounding
+from qvit.dialects.semantics.integers import Array, IntType, Rounding, fit
 from qvit.dialects.types import Tensor, element_dtype, element_type, int_type, is_float
 
 
@@ -129,7 +129,7 @@ def float_value(value: float | Array) -> Factor:
 def int_value(value: int | Array) -> Integers:
     """A zero point's, multiplier's or shift's number, or vector (i32)."""
     if isinstance(value, np.ndarray) and value.ndim:
-        return dense(value, i32)
+        return dense(fit(value, IntType(32)), i32)
     return IntegerAttr(int(value), 64)
 
 
@@ -158,7 +158,11 @@ def _verify_integers(value: Integers, what: str) -> None:
 
 def _float_text(number: float, element: Attribute) -> str:
     """The shortest decimal that reads back as the same float, with the decimal point that MLIR wants."""
-    text = str(np.float32(number)) if element == f32 else repr(number)
+    text = repr(number)
+    if element == f32:
+        text = str(np.float32(number))
+        if np.float32(float(text)) != number:  # read as a double first, it would be rounded twice
+            text = repr(number)
     mantissa, e, exponent = text.partition("e")
     return f"{mantissa}{'' if '.' in mantissa else '.0'}{e}{exponent}"
 
@@ -191,6 +195,8 @@ def _parse_factor(parser: AttrParser) -> Factor:
     element = _parse_element(parser, f32)
     if not isinstance(element, Float32Type | Float64Type):
         parser.raise_error(f"a scale's factors are f32 or f64, found {element}")
+    if isinstance(element, Float32Type) and abs(number) > np.finfo(np.float32).max:
+        parser.raise_error(f"a scale's factors must be finite, {number} is not as f32")
     return FloatAttr(number, element)
 
 
@@ -214,7 +220,8 @@ def _parse_vector(parser: AttrParser, default: Attribute) -> Vector | None:
     for number in numbers:
         if integer is not None and not (isinstance(number, int) and integer.lo <= number <= integer.hi):
             parser.raise_error(f"expected integers of type {integer}, found {number}")
-    return dense(np.array(numbers, element_dtype(element)), element)
+    with np.errstate(over="ignore"):  # the owner's verifier refuses infinities
+        return dense(np.array(numbers, element_dtype(element)), element)
 
 
 def _parse_element(parser: AttrParser, default: Attribute) -> Attribute:
@@ -282,6 +289,8 @@ class ScaleAttr(ParametrizedAttribute):
         for number in self.numbers:
             if not isfinite(number):
                 raise VerifyException(f"a scale's factors must be finite, found {number}")
+        if any(number == 0 for factor in self.below for number in _numbers(factor)):
+            raise VerifyException("a scale's denominators must not be 0")
 
     @classmethod
     def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:

@@ -39,7 +39,7 @@ def element_dtype(element: Attribute) -> np.dtype[Any]:
         return np.dtype(np.float32)
     if element == f64:
         return np.dtype(np.float64)
-    if (integer := int_type(element)) is not None and integer.bits <= 64:
+    if (integer := int_type(element)) is not None and 1 <= integer.bits <= (64 if integer.signed else 32):
         return integer.dtype
     raise VerifyException(f"element type {element} is none of f32, f64, i1..i64, ui1..ui32")
 

@@ -7,7 +7,8 @@ that file (`rebase`).
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
 from xdsl.dialects.builtin import ArrayAttr, FloatAttr, IntegerAttr, ModuleOp, StringAttr, TensorType
 from xdsl.ir import Attribute, Operation, ParametrizedAttribute, SSAValue
@@ -59,9 +60,17 @@ def _digest(path: Path, _size: int, _changed: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise WeightError(f"weight file {path} is missing; it is listed in the module's {FILES}")
+
+
 def _open(path: Path) -> Any:
     """A safetensors file, also a context manager; cast because its own types leave keys() and get_tensor() open."""
-    return cast("Any", safe_open)(path, framework="np")
+    try:
+        return cast("Any", safe_open)(path, framework="np")
+    except (SafetensorError, OSError) as error:
+        raise WeightError(f"weight file {path} cannot be read as safetensors: {error}") from error
 
 
 class Weights:
@@ -84,8 +93,7 @@ class Weights:
             self._homes = {}
             for file in self._listed:
                 path = Path(file.path.data)
-                if not path.exists():
-                    raise WeightError(f"weight file {path} is missing; it is listed in the module's {FILES}")
+                _require_file(path)
                 if digest(path) != file.sha256.data:
                     raise WeightError(
                         f"weight file {path} is not the one that the module was made with: its SHA-256 differs"
@@ -134,17 +142,26 @@ class Weights:
     def scale(self, scale: ScaleAttr, dtype: DTypeLike = np.float64) -> Array:
         """The factors multiplied in the precision `dtype`: 0-d or a vector."""
         product = np.array(1, dtype)
-        for factor in scale.above:
-            product = product * self.values(factor).astype(dtype)
-        for factor in scale.below:
-            product = product / self.values(factor).astype(dtype)
+        for values, below in self._factors(scale):
+            product = product / values.astype(dtype) if below else product * values.astype(dtype)
         return product
+
+    def _factors(self, scale: ScaleAttr) -> Iterator[tuple[Array, bool]]:
+        """(numbers, whether they divide) of each factor; WeightError for what verifiers cannot see in a file."""
+        sides = [(factor, False) for factor in scale.above] + [(factor, True) for factor in scale.below]
+        for factor, below in sides:
+            values = self.values(factor)
+            if not np.isfinite(values).all():
+                raise WeightError(f"the factor {factor} of a scale holds numbers that are not finite")
+            if below and not values.all():
+                raise WeightError(f"the factor {factor} divides a scale, and holds 0")
+            yield values, below
 
     def exact_scale(self, scale: ScaleAttr) -> list[Fraction]:
         """The scale as rational numbers: one, or one for each element of its vectors."""
         product = [Fraction(1)] * (scale.length or 1)
-        for factor, invert in [(f, False) for f in scale.above] + [(f, True) for f in scale.below]:
-            numbers = [Fraction(float(v)) for v in np.atleast_1d(self.values(factor))]
+        for values, invert in self._factors(scale):
+            numbers = [Fraction(float(v)) for v in np.atleast_1d(values)]
             if len(numbers) == 1:
                 numbers *= len(product)
             product = [p / n if invert else p * n for p, n in zip(product, numbers, strict=True)]
@@ -157,12 +174,15 @@ def rebase(module: ModuleOp, move: Callable[[Path], Path]) -> None:
         _set_weight_files(module, [WeightFileAttr(StringAttr(str(move(Path(f.path.data)))), f.sha256) for f in files])
 
 
-def externalize(module: ModuleOp, path: Path) -> bool:
+def externalize(module: ModuleOp, path: Path, temporary: Path | None = None) -> bool:
     """Move every inline tensor above INLINE_LIMIT elements into the new weight file `path`, and list it.
 
     Equal contents share one key. Keys are the names of the source nodes. Returns whether there was anything to move;
-    the file is written under a temporary name and renamed.
+    the file is written under a temporary name and renamed; where the caller gives `temporary`, it is written there and the
+    caller renames it.
     """
+    if path.resolve() in {Path(file.path.data).resolve() for file in weight_files(module)}:
+        raise WeightError(f"weight file {path} is one that the module reads; new weights need a file of their own")
     moved: dict[str, Array] = {}
     by_content: dict[tuple[Attribute, bytes], str] = {}
 
@@ -178,6 +198,7 @@ def externalize(module: ModuleOp, path: Path) -> bool:
 
     taken: set[str] = set()
     for file in weight_files(module):
+        _require_file(Path(file.path.data))
         with _open(Path(file.path.data)) as handle:
             taken |= set(handle.keys())
     for op in list(module.walk()):
@@ -199,9 +220,10 @@ def externalize(module: ModuleOp, path: Path) -> bool:
             op.properties[key] = _replace_large(attr, lambda t, k=key, n=name: key_for(t, f"{n}.{_role(t, k)}"))
     if not moved:
         return False
-    with replacing(path) as temporary:
-        save_file(moved, temporary)
-    file = WeightFileAttr(StringAttr(str(path)), StringAttr(digest(path)))
+    with replacing(path) if temporary is None else nullcontext(temporary) as target:
+        save_file(moved, target)
+        sha256 = digest(target)
+    file = WeightFileAttr(StringAttr(str(path)), StringAttr(sha256))
     _set_weight_files(module, [*weight_files(module), file])
     return True
 

@@ -217,8 +217,8 @@ class RecogniseGelu(RewritePattern):
             rest = [f for f in factors if f is not plus.result]
             halves = [f for f in rest if _scalar(f, self.weights) == 0.5]
             if len(factors) == 3 and len(halves) == 1 and any(f is x for f in rest):
-                return x, top, ops
-            ops.append(top)
+                inside = [operand.owner for operand in top.operands if not any(operand is f for f in factors)]
+                return x, top, [*ops, *(op for op in inside if isinstance(op, MulOp))]
             top = _only_user(top.result)
         raise _Decline("1 + erf is not multiplied by the argument and 0.5")
 
@@ -268,6 +268,7 @@ class TransposeOfWeight(RewritePattern):
             params = dequantize.params.with_axis(None if axis is None else op.order.index(axis))
             new.append(DequantizeOp(stored.result, params, element_of(op.result)))
             inherit(new[-1], dequantize)
+        inherit(new[-1], op)
         for made, old in zip(reversed(new), (op.input, source.results[0]), strict=False):
             made.results[0].name_hint = old.name_hint
         rewriter.replace(op, new)
@@ -324,7 +325,7 @@ class LinearOfReshape(RewritePattern):
         if outer[-1] != inner[-1] or shape_of(op.result) != (*outer[:-1], shape_of(linear.weight)[0]):
             return
         new = LinearOp(before.input, linear.weight, linear.bias)
-        inherit(new, before, op, linear)
+        inherit(new, before, linear, op)
         rewriter.replace(op, new)
 
 

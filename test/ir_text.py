@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from io import StringIO
 
-from qvit.dialects.qvit import Qvit
 from xdsl.context import Context
 from xdsl.dialects.builtin import Builtin, ModuleOp
 from xdsl.dialects.func import Func
@@ -15,6 +14,8 @@ from xdsl.dialects.test import Test
 from xdsl.ir import Operation
 from xdsl.parser import Parser
 from xdsl.printer import Printer
+
+from qvit.dialects.qvit import Qvit
 
 
 def context() -> Context:

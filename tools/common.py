@@ -10,16 +10,14 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 from xdsl.parser import Parser
 from xdsl.utils.exceptions import DiagnosticException, ParseError, VerifyException
+from xdsl.utils.lexer import Span
 
 from qvit.backends.interpreter import ExecutionError
 from qvit.dialects.provenance import Remark, describe
 from qvit.dialects.weights import WeightError, rebase
 from qvit.frontends.errors import ImportRefused
+from qvit.tools.arguments import UsageError
 from qvit.transforms.universe import UNIVERSE
-
-
-class UsageError(Exception):
-    """The command line is wrong; exit status 2."""
 
 
 def register_dialects(context: Context) -> None:
@@ -38,7 +36,8 @@ def verify(module: ModuleOp) -> None:
         module.verify()
     except VerifyException as error:
         culprit = next((op for op in module.walk() if not _verifies(op)), module)
-        raise InvalidModule(f"{describe(culprit)} ({culprit.name}): {error}") from error
+        reason = " ".join(str(error).split())  # some of xDSL's have several lines
+        raise InvalidModule(f"{describe(culprit)} ({culprit.name}): {reason}") from error
 
 
 def _verifies(op: Operation) -> bool:
@@ -51,7 +50,12 @@ def _verifies(op: Operation) -> bool:
 
 def parse_mlir(context: Context, text: str, name: str, folder: Path) -> ModuleOp:
     """IR as text; the paths of its weight files, relative to `folder`, are made to hold from the working directory."""
-    module = Parser(context, text, name).parse_module()
+    parser = Parser(context, text, name)
+    try:
+        module = parser.parse_module()
+    except VerifyException as error:  # of an attribute or type, which has no place of its own
+        place = Span(parser.pos, parser.pos, parser.lexer.input).get_location()
+        raise InvalidModule(f"{place}: {error}") from error
     verify(module)
     rebase(module, lambda path: folder / path)
     return module

@@ -6,23 +6,24 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stdout
 from importlib import import_module
 from io import BytesIO, StringIO
 from itertools import accumulate
 from pathlib import Path
-from typing import IO, NoReturn, cast
+from typing import IO, cast
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass, PassPipeline, get_pass_option_infos
-from xdsl.utils.arg_spec import parse_pipeline
+from xdsl.utils.arg_spec import ArgSpec, parse_pipeline
 from xdsl.utils.exceptions import ArgSpecParseError, ParseError
 from xdsl.xdsl_opt_main import xDSLOptMain
 
 from qvit.dialects.atomic import replacing
 from qvit.dialects.weights import externalize, has_large_tensors, rebase, weight_files
 from qvit.frontends.errors import did_you_mean
+from qvit.tools.arguments import ArgumentParser, UsageError
 from qvit.tools.common import (
-    UsageError,
     guarded,
     parse_dims,
     parse_mlir,
@@ -80,18 +81,6 @@ def split_flags(args: Sequence[str]) -> tuple[list[str], list[str]]:
     return pipeline, rest
 
 
-class _Parser(argparse.ArgumentParser):
-    """Errors are raised, and name the flag that was probably meant."""
-
-    def error(self, message: str) -> NoReturn:
-        unknown = re.search(r"unrecognized arguments: (\S+)", message)
-        if unknown:
-            flag = unknown[1].partition("=")[0]
-            known = [f"--{name}" for name in PASSES] + [o for a in self._actions for o in a.option_strings]
-            message = f"unknown flag {flag}{did_you_mean(flag, known)}"
-        raise UsageError(message)
-
-
 class QvitOpt(xDSLOptMain):
     """xDSL's driver with: an explicit list of passes, `.onnx` input, weight files, output written whole or not at all."""
 
@@ -107,7 +96,8 @@ class QvitOpt(xDSLOptMain):
         self.register_all_passes()
         self.register_all_targets()
         pipeline, rest = split_flags(args)
-        parser = _Parser(prog="qvit-opt", add_help=False, allow_abbrev=False)
+        parser = ArgumentParser(prog="qvit-opt", add_help=False, allow_abbrev=False)
+        parser.also = [f"--{name}" for name in PASSES]
         self.register_all_arguments(parser)
         self.args = parser.parse_args(rest)
         self.args.passes = ",".join(pipeline)
@@ -184,15 +174,8 @@ class QvitOpt(xDSLOptMain):
         for spec in specs:
             if spec.name not in PASSES:
                 raise UsageError(f"unknown pass {spec.name}{did_you_mean(spec.name, list(PASSES))}")
-            known = [field.name.replace("_", "-") for field in get_pass_option_infos(pass_class(spec.name))]
-            for option in spec.parameters:
-                if option.replace("_", "-") not in known:
-                    hint = did_you_mean(option, known) or f"; its options: {', '.join(known) or 'none'}"
-                    raise UsageError(f"--{spec.name} has no option {option}{hint}")
-        try:
-            super().setup_pipeline()
-        except ValueError as error:
-            raise UsageError(str(error)) from None
+            _check_options(spec)
+        super().setup_pipeline()
 
     def _apply_global_options(self) -> None:
         """--report and --allow-bounded are options of every pass that has them."""
@@ -207,14 +190,19 @@ class QvitOpt(xDSLOptMain):
         self.pipeline = PassPipeline(tuple(passes), self.pipeline.callback)
 
     def apply_passes(self, prog: ModuleOp) -> None:
-        super().apply_passes(prog)
+        with redirect_stdout(sys.stderr):  # --print-between-passes and --time-passes: the output is for the module
+            super().apply_passes(prog)
         verify(prog)
 
-    def _place_weights(self, module: ModuleOp) -> None:
-        """Move large new tensors into a weight file; make the paths in the text relative to where it goes."""
+    def _place_weights(self, module: ModuleOp, files: ExitStack) -> None:
+        """Move large new tensors into a weight file; make the paths in the text relative to where it goes.
+
+        The file takes its name when `files` closes: not before all else went well.
+        """
         output = Path(self.args.output_file) if self.args.output_file else None
         if has_large_tensors(module):
-            externalize(module, self._weights_path(module, output))
+            path = self._weights_path(module, output)
+            externalize(module, path, files.enter_context(replacing(path)))
         start = output.parent if output else Path()
         rebase(module, lambda path: Path(os.path.relpath(path, start)))
 
@@ -234,25 +222,55 @@ class QvitOpt(xDSLOptMain):
 
     def run(self) -> None:
         output = StringIO()
+        target = self._output_path()
         chunks, extension = self.prepare_input()
-        for i, (chunk, offset) in enumerate(chunks):
-            try:
+        with ExitStack() as files:
+            # closed in reverse order: the weights are in place when the text that names them is
+            text = files.enter_context(replacing(target)) if target else None
+            for i, (chunk, offset) in enumerate(chunks):
                 if i > 0:
                     output.write("// -----\n")
-                module = self.parse_chunk(chunk, extension, offset)
+                try:
+                    module = self.parse_chunk(chunk, extension, offset)
+                except ParseError as error:
+                    error.span = dataclasses.replace(error.span, line_offset=offset)
+                    raise
                 assert module is not None
                 self.apply_passes(module)
-                self._place_weights(module)
+                self._place_weights(module, files)
                 output.write(self.output_resulting_program(module))
-            except ParseError as error:
-                error.span = dataclasses.replace(error.span, line_offset=offset)
-                raise
-        if self.args.output_file:
-            with replacing(Path(self.args.output_file)) as temporary:
-                temporary.write_text(output.getvalue())
-        else:
+            if text is not None:
+                text.write_text(output.getvalue())
+        if target is None:
             sys.stdout.write(output.getvalue())
             sys.stdout.flush()
+
+    def _output_path(self) -> Path | None:
+        """Where the text goes; OSError, before any work, where it cannot."""
+        if not self.args.output_file:
+            return None
+        path = Path(self.args.output_file)
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder; name a file in it with -o")
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
+        return path
+
+
+def _check_options(spec: ArgSpec) -> None:
+    """UsageError for an option that the pass does not have, or a value of another type than the option's."""
+    kind = pass_class(spec.name)
+    types = {field.name.replace("_", "-"): field.expected_type for field in get_pass_option_infos(kind)}
+    for option, value in spec.parameters.items():
+        name = option.replace("_", "-")
+        if name not in types:
+            hint = did_you_mean(option, types) or f"; its options: {', '.join(types) or 'none'}"
+            raise UsageError(f"--{spec.name} has no option {option}{hint}")
+        try:
+            kind.from_pass_spec(ArgSpec(spec.name, {option: value}))
+        except ValueError:
+            given = ",".join(map(str, value))
+            raise UsageError(f"--{spec.name}: the option {name} is of type {types[name]}, found {given!r}") from None
 
 
 def help_pass(name: str) -> str:
@@ -262,7 +280,7 @@ def help_pass(name: str) -> str:
     import inspect
 
     cls = pass_class(name)
-    lines = [f"--{name}", "", inspect.getdoc(cls) or PASSES[name][2]]
+    lines = [f"--{name}", "", inspect.cleandoc(cls.__doc__) if cls.__doc__ else PASSES[name][2]]
     options = get_pass_option_infos(cls)
     if options:
         lines += ["", "options:"]
@@ -276,10 +294,11 @@ def run(args: Sequence[str]) -> int:
 
 
 def _run(args: Sequence[str]) -> None:
-    if "--help-pass" in args:
-        following = args[args.index("--help-pass") + 1 :]
-        if not following:
-            raise UsageError("--help-pass expects the name of a pass")
-        print(help_pass(following[0]))
-        return
+    for i, word in enumerate(args):
+        flag, equals, name = word.partition("=")
+        if flag == "--help-pass":
+            if not equals and i + 1 == len(args):
+                raise UsageError("--help-pass expects the name of a pass")
+            print(help_pass(name if equals else args[i + 1]))
+            return
     QvitOpt(args).run()

@@ -5,6 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from qvit.tools.arguments import ArgumentParser, UsageError
+from qvit.tools.registry import VERSION
+
 EPILOG = """\
 examples:
   qvit-run model.mlir --input image.npy --output logits.npy
@@ -16,11 +19,12 @@ Exit status: 0 success; 1 failure, with one line on stderr; 2 wrong usage.
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = argparse.ArgumentParser(
+    arguments = ArgumentParser(
         prog="qvit-run",
         description="Execute the function @main of a module (.mlir or .onnx) on arrays from .npy files.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add = arguments.add_argument
     add("model", type=Path, help="a .mlir file or a .onnx model")
@@ -31,11 +35,16 @@ def parser() -> argparse.ArgumentParser:
     add("--trace", type=Path, metavar="DIR", help="keep every integer tensor, by the name of its source node")
     add("--outputs", default="", metavar="NAME,...", help="end an .onnx graph at these tensors")
     add("--dim", action="append", default=[], metavar="NAME=N", help="fix a dynamic dimension of an .onnx model")
+    add("--version", action="version", version=f"qvit {VERSION}")
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    try:
+        args = parser().parse_args(argv)
+    except UsageError as error:
+        print(f"qvit-run: {error}\ntry qvit-run --help", file=sys.stderr)
+        return 2
     from qvit.tools.run_driver import run
 
     return run(args)

@@ -3,17 +3,19 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 
-from qvit.backends.interpreter import find_function, input_names, output_names, trace_names
+from qvit.backends.interpreter import ExecutionError, find_function, input_names, output_names, trace_names
 from qvit.backends.interpreter import run as interpret
 from qvit.dialects.atomic import replacing
 from qvit.dialects.semantics.integers import Array
 from qvit.frontends.errors import did_you_mean
-from qvit.tools.common import UsageError, guarded, parse_dims, read_mlir, read_onnx
+from qvit.tools.arguments import UsageError
+from qvit.tools.common import guarded, parse_dims, read_mlir, read_onnx
 
 
 def _load(args: argparse.Namespace) -> ModuleOp:
@@ -32,9 +34,9 @@ def _assign(options: Sequence[str], names: Sequence[str], what: str) -> dict[str
     named: dict[str, Path] = {}
     bare: list[Path] = []
     for option in options:
-        name, equals, file = option.rpartition("=")
-        if not equals:
-            bare.append(Path(file))
+        name, equals, file = option.partition("=")
+        if not equals or (name not in names and Path(option).exists()):  # a path may hold a = too
+            bare.append(Path(option))
         elif name in names:
             named[name] = Path(file)
         else:
@@ -43,6 +45,19 @@ def _assign(options: Sequence[str], names: Sequence[str], what: str) -> dict[str
     if len(bare) > len(free):
         raise UsageError(f"too many {what}s: the function has {', '.join(names) or 'none'}")
     return named | dict(zip(free, bare, strict=False))
+
+
+def _array(path: Path) -> Array:
+    """The array in a .npy file; ExecutionError says what it is instead."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise ExecutionError(f"{path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # NumPy tries archives and pickles too, and raises what these raise
+        raise ExecutionError(f"{path} is not a .npy file of numbers: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise ExecutionError(f"{path} holds several arrays; save each with numpy.save")
+    return cast(Array, array)
 
 
 def _save(path: Path, array: Array) -> None:
@@ -64,7 +79,7 @@ def _run(args: argparse.Namespace) -> None:
     if missing:
         raise UsageError(f"no file for input {', '.join(missing)}: give it with --input {missing[0]}=FILE.npy")
     targets = _assign(args.output, output_names(function), "output")
-    inputs = {name: np.load(path, allow_pickle=False) for name, path in files.items()}
+    inputs = {name: _array(path) for name, path in files.items()}
     names = trace_names(module) if args.trace else {}
 
     def observe(op: Operation, result: Array) -> None:

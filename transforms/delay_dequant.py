@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Operation
+from xdsl.ir import Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.pattern_rewriter import GreedyRewritePatternApplier, PatternRewriteWalker
 
 from qvit.dialects.atomic import write_text
-from qvit.dialects.ops.elementwise import AddOp
+from qvit.dialects.ops.elementwise import AddOp, DivOp, MulOp
 from qvit.dialects.ops.quantization import DequantizeOp
 from qvit.dialects.provenance import Remark, describe
 from qvit.dialects.weights import Weights
@@ -22,7 +22,6 @@ from qvit.transforms.delay.folds import FOLDS, is_bias
 from qvit.transforms.delay.moves import MOVES
 from qvit.transforms.delay.products import PRODUCTS
 from qvit.transforms.rule import Rule, Session
-from qvit.transforms.statistics import PRODUCTS as PRODUCT_OPS
 from qvit.transforms.statistics import float_elements, is_integer_product, macs, macs_integer, macs_total, qdq_ops
 
 RULES: tuple[type[Rule], ...] = (*MOVES, *FOLDS, *PRODUCTS)
@@ -91,11 +90,11 @@ def delay_dequant(module: ModuleOp, *, allow_bounded: bool = False, accumulator_
     64; products whose sums could overflow it stay in float.
     """
     before = macs_integer(module), float_elements(module), qdq_ops(module)
-    floating = {id(op) for op in module.walk() if isinstance(op, PRODUCT_OPS) and not is_integer_product(op)}
+    already = {op for op in module.walk() if is_integer_product(op)}
     session = Session(Weights(module), allow_bounded, accumulator_bits)
     rules = [rule(session) for rule in RULES]
     PatternRewriteWalker(GreedyRewritePatternApplier(list(rules))).rewrite_module(module)
-    moved = [op for op in module.walk() if is_integer_product(op) and id(op) not in floating]
+    moved = [op for op in module.walk() if is_integer_product(op) and op not in already]
     blocked, notes = explain(module, rules)
     return Report(
         macs_total(module),
@@ -116,10 +115,25 @@ def delay_dequant(module: ModuleOp, *, allow_bounded: bool = False, accumulator_
 def explain(module: ModuleOp, rules: list[Rule]) -> tuple[list[Remark], list[Remark]]:
     """Why each rule left what it left: (blocked, notes)."""
     blocked: list[Remark] = []
+    notes: list[Remark] = []
     for op in module.walk():
-        blocked += [entry for rule in rules for entry in rule.why_not(op)]
-    notes = [note for op in module.walk() if (note := _float_bias(op)) is not None]
+        remarks = [remark for rule in rules for remark in rule.why_not(op)]
+        (notes if _is_behind_product(op) else blocked).extend(remarks)
+        if (note := _float_bias(op)) is not None:
+            notes.append(note)
     return blocked, notes
+
+
+def _is_behind_product(op: Operation) -> bool:
+    """Whether a constant multiplies a dequantized accumulator: what it cannot fold into blocks no product."""
+    if not isinstance(op, MulOp | DivOp):
+        return False
+    dequantized = (operand.owner for operand in op.operands)
+    return any(isinstance(dq, DequantizeOp) and _is_accumulator(dq.input) for dq in dequantized)
+
+
+def _is_accumulator(value: SSAValue) -> bool:
+    return isinstance(value.owner, Operation) and is_integer_product(value.owner)
 
 
 def _float_bias(op: Operation) -> Remark | None:

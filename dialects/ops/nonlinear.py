@@ -42,6 +42,10 @@ def _require_axis(axis: int, operand: SSAValue) -> None:
     require(0 <= axis < rank, f"axis: {axis} is outside the {rank} dimensions of {operand.type}")
 
 
+def _require_epsilon(epsilon: FloatAttr[Float64Type]) -> None:
+    require(epsilon.value.data >= 0, f"epsilon: expected at least 0, found {epsilon.value.data}")
+
+
 @irdl_op_definition
 class SoftmaxOp(IRDLOperation):
     """y_i = exp(x_i - max x) / sum_j exp(x_j - max x), along `axis`.
@@ -142,7 +146,7 @@ class LayerNormOp(IRDLOperation):
             if operand is not None:
                 found = shape_of(operand)
                 require(found == normalized, f"{name}: expected shape {normalized}, found {found}")
-        require(self.epsilon.value.data >= 0, f"epsilon: expected at least 0, found {self.epsilon.value.data}")
+        _require_epsilon(self.epsilon)
 
 
 @irdl_op_definition
@@ -188,6 +192,7 @@ class BatchNormOp(IRDLOperation):
         channels = shape_of(self.input)[1]
         for name, operand in parameters.items():
             require(shape_of(operand) == (channels,), f"{name}: expected [{channels}], found {operand.type}")
+        _require_epsilon(self.epsilon)
 
 
 @irdl_op_definition
@@ -224,8 +229,10 @@ class ReduceMeanOp(IRDLOperation):
 
     def verify_(self) -> None:
         require_float(input=self.input, result=self.result)
-        for axis in self.axes.get_values():
+        axes = self.axes.get_values()
+        for axis in axes:
             _require_axis(axis, self.input)
+        require(len(set(axes)) == len(axes), f"axes: expected different ones, found {list(axes)}")
         require_shape(self.result, reduced_shape(shape_of(self.input), self.axes.get_values(), self.keeps))
 
 
@@ -289,7 +296,7 @@ class ResizeOp(IRDLOperation):
         require_float(input=self.input, result=self.result)
         before, after = shape_of(self.input), shape_of(self.result)
         require(
-            len(before) >= 2 and before[:-2] == after[:-2],
+            len(before) >= 2 and len(before) == len(after) and before[:-2] == after[:-2],
             f"result: only the last two dimensions of {before} may change, found {after}",
         )
         require(self.mode.data in self.MODES, f"mode: expected one of {self.MODES}, found {self.mode.data!r}")

@@ -165,6 +165,19 @@ def _verify_bias(bias: SSAValue | None, result: SSAValue, channels: int) -> None
     require(bias.type == expected, f"bias: expected {expected}, found {bias.type}")
 
 
+def _require_geometry(strides: Sequence[int], padding: Sequence[int], dilations: Sequence[int], groups: int) -> None:
+    for name, values, length, least in (
+        ("strides", strides, 2, 1),
+        ("padding", padding, 4, 0),
+        ("dilations", dilations, 2, 1),
+    ):
+        require(
+            len(values) == length and min(values) >= least,
+            f"{name}: expected {length} numbers, at least {least}, found {list(values)}",
+        )
+    require(groups >= 1, f"groups: expected at least 1, found {groups}")
+
+
 def conv2d_shape(
     input: Sequence[int],
     weight: Sequence[int],
@@ -175,6 +188,7 @@ def conv2d_shape(
 ) -> tuple[int, ...]:
     """NCHW input, [O, C/groups, KH, KW] weight -> NCHW; VerifyException if they do not fit."""
     require(len(input) == 4 and len(weight) == 4, f"input, weight: expected 4 dimensions, found {input} and {weight}")
+    _require_geometry(strides, padding, dilations, groups)
     require(
         input[1] == weight[1] * groups and weight[0] % groups == 0,
         f"input, weight: {input[1]} input and {weight[0]} output channels in {groups} groups do not fit {weight}",
@@ -259,7 +273,6 @@ class Conv2dOp(IRDLOperation):
 
     def verify_(self) -> None:
         integers = takes_integers(self.result, input=self.input, weight=self.weight)
-        _verify_geometry(self)
         shape = conv2d_shape(shape_of(self.input), shape_of(self.weight), *self.geometry)
         require_shape(self.result, shape)
         _verify_bias(self.bias, self.result, shape_of(self.weight)[0])
@@ -278,6 +291,11 @@ def conv_transpose2d_shape(
 ) -> tuple[int, ...]:
     """NCHW input, [C, O/groups, KH, KW] weight -> NCHW; VerifyException if they do not fit."""
     require(len(input) == 4 and len(weight) == 4, f"input, weight: expected 4 dimensions, found {input} and {weight}")
+    _require_geometry(strides, padding, dilations, groups)
+    require(
+        len(output_padding) == 2 and min(output_padding) >= 0,
+        f"output_padding: expected 2 numbers, at least 0, found {list(output_padding)}",
+    )
     require(
         input[1] == weight[0] and input[1] % groups == 0,
         f"input, weight: {input[1]} input channels in {groups} groups do not fit {weight}",
@@ -291,6 +309,7 @@ def conv_transpose2d_shape(
         + 1
         for i in range(2)
     ]
+    require(min(sizes) > 0, f"padding: {list(padding)} leaves nothing of the {input[2]} x {input[3]} pixels")
     return (input[0], weight[1] * groups, *sizes)
 
 
@@ -360,21 +379,6 @@ class ConvTranspose2dOp(IRDLOperation):
 
     def verify_(self) -> None:
         require_float(input=self.input, weight=self.weight, result=self.result)
-        _verify_geometry(self)
         shape = conv_transpose2d_shape(shape_of(self.input), shape_of(self.weight), *self.geometry)
         require_shape(self.result, shape)
         _verify_bias(self.bias, self.result, shape[1])
-
-
-def _verify_geometry(op: Conv2dOp | ConvTranspose2dOp) -> None:
-    strides, padding, dilations, groups = op.geometry[:4]
-    for name, values, length, least in (
-        ("strides", strides, 2, 1),
-        ("padding", padding, 4, 0),
-        ("dilations", dilations, 2, 1),
-    ):
-        require(
-            len(values) == length and min(values) >= least,
-            f"{name}: expected {length} numbers, at least {least}, found {list(values)}",
-        )
-    require(groups >= 1, f"groups: expected at least 1, found {groups}")

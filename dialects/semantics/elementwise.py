@@ -5,17 +5,17 @@ from math import factorial, pi
 
 import numpy as np
 
-from qvit.dialects.semantics.integers import Array, IntType, fit, multiply, widen
+from qvit.dialects.semantics.integers import Array, IntType, fit, minus, multiply, plus, widen
 
 
 def add(a: Array, b: Array, result: IntType | None = None) -> Array:
     """a + b, broadcast. Integers: OverflowError if a sum does not fit `result`."""
-    return a + b if result is None else fit(widen(a) + widen(b), result)
+    return a + b if result is None else fit(plus(widen(a), widen(b)), result)
 
 
 def sub(a: Array, b: Array, result: IntType | None = None) -> Array:
     """a - b, broadcast. Integers: OverflowError if a difference does not fit `result`."""
-    return a - b if result is None else fit(widen(a) - widen(b), result)
+    return a - b if result is None else fit(minus(widen(a), widen(b)), result)
 
 
 def mul(a: Array, b: Array, result: IntType | None = None) -> Array:
@@ -64,7 +64,7 @@ def erf(x: Array) -> Array:
     y = np.empty_like(flat)
     for start in range(0, flat.size, 1 << 15):  # in pieces that stay in the cache
         piece = flat[start : start + (1 << 15)]
-        magnitude = np.minimum(np.abs(piece), _ERF_TOP)
+        magnitude = np.fmin(np.abs(piece), _ERF_TOP)
         node = np.rint(magnitude / _ERF_STEP).astype(np.intp)
         step = magnitude - node * _ERF_STEP
         columns = _ERF_TABLE[node]
@@ -72,5 +72,5 @@ def erf(x: Array) -> Array:
         for n in range(_ERF_DEGREE - 1, -1, -1):
             total *= step
             total += columns[:, n]
-        y[start : start + (1 << 15)] = np.copysign(total, piece)
+        y[start : start + (1 << 15)] = np.where(np.isnan(piece), piece, np.copysign(total, piece))
     return y.reshape(x.shape).astype(x.dtype)

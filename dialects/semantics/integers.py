@@ -15,7 +15,7 @@ Int64 = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class IntType:
-    """A two's complement (signed) or unsigned integer of `bits` bits, 1 to 64 (unsigned: to 63)."""
+    """A two's complement (signed) or unsigned integer of `bits` bits, 1 to 64 (unsigned: to 32)."""
 
     bits: int
     signed: bool = True
@@ -67,29 +67,46 @@ def fit(x: Array, result: IntType) -> Array:
 
 
 def saturate(x: Array, result: IntType) -> Array:
-    """min(max(x, lo), hi) in the type `result`."""
-    return np.clip(x, result.lo, result.hi).astype(result.dtype)
+    """min(max(x, lo), hi) in the type `result`; x holds integers, as integers or as whole floats."""
+    if x.dtype.kind != "f":
+        return np.asarray(np.clip(x, result.lo, result.hi)).astype(result.dtype)
+    # lo, a power of two or 0, is exact as a float; hi may round up to a float that is beyond the type
+    top = x.dtype.type(result.hi)
+    inside = np.clip(x, x.dtype.type(result.lo), np.nextafter(top, x.dtype.type(0)) if int(top) > result.hi else top)
+    return np.where(x >= top, result.hi, inside.astype(result.dtype)).astype(result.dtype)
 
 
-def product_fits(a: Array, b: Array, bits: int = 63) -> bool:
-    """Whether every |a_i| * |b_j| stays below 2^bits, judged by the largest magnitudes."""
-    return _magnitude(a) * _magnitude(b) < 1 << bits
-
-
-def _magnitude(x: Array) -> int:
+def magnitude(x: Array) -> int:
+    """max |x|, exactly; 0 for an empty array."""
     return max(abs(int(x.min())), abs(int(x.max()))) if x.size else 0
 
 
-def multiply(a: Int64, b: Int64) -> Array:
-    """The exact product: int64 where it fits, Python integers (dtype object) where it does not."""
-    return a * b if product_fits(a, b) else a.astype(object) * b.astype(object)
+def plus(a: Array, b: Array) -> Array:
+    """The exact sum: int64 where it fits, Python integers (dtype object) where it does not."""
+    if magnitude(a) + magnitude(b) < 1 << 63:
+        return a + b
+    return np.asarray(a.astype(object) + b.astype(object), object)
+
+
+def minus(a: Array, b: Array) -> Array:
+    """The exact difference, as `plus`."""
+    if magnitude(a) + magnitude(b) < 1 << 63:
+        return a - b
+    return np.asarray(a.astype(object) - b.astype(object), object)
+
+
+def multiply(a: Array, b: Array) -> Array:
+    """The exact product, as `plus`."""
+    if magnitude(a) * magnitude(b) < 1 << 63:
+        return a * b
+    return np.asarray(a.astype(object) * b.astype(object), object)
 
 
 def round_shift(x: Array, shift: Array, rounding: Rounding) -> Array:
     """round(x / 2^shift), exactly; a negative shift multiplies. x is int64 or object, shift broadcasts against it."""
     shift = np.asarray(shift, np.int64)
     left, right = np.maximum(-shift, 0), np.maximum(shift, 0)
-    if right.max(initial=0) > 62 or _magnitude(x) << int(left.max(initial=0)) >= 1 << 63:
+    if right.max(initial=0) > 62 or magnitude(x) << int(left.max(initial=0)) >= 1 << 63:
         x, left, right = x.astype(object), left.astype(object), right.astype(object)
     x = x << left
     quotient = x >> right
@@ -109,7 +126,8 @@ def round_shift(x: Array, shift: Array, rounding: Rounding) -> Array:
 
 def _narrow(x: Array) -> Array:
     """An object array as int64 where that is exact."""
-    return x.astype(np.int64) if x.dtype == object and _magnitude(x) < 1 << 63 else x
+    x = np.asarray(x)
+    return x.astype(np.int64) if x.dtype == object and magnitude(x) < 1 << 63 else x
 
 
 def round_fraction(x: Fraction, rounding: Rounding) -> int:
@@ -126,13 +144,17 @@ def round_fraction(x: Fraction, rounding: Rounding) -> int:
 
 
 def round_float(x: Array, rounding: Rounding) -> Array:
-    """A float array, rounded to whole floats. HALF_UP and HALF_AWAY decide on the exact fraction, not on x + 0.5."""
+    """A float array, rounded to whole floats; infinities stay."""
     if rounding is Rounding.HALF_EVEN:
         return np.rint(x)
+    if rounding is Rounding.HALF_AWAY:
+        size = np.abs(x)
+        return np.copysign(_half_up(size), x)
+    return np.floor(x) if rounding is Rounding.FLOOR else _half_up(x)
+
+
+def _half_up(x: Array) -> Array:
+    """floor(x + 1/2), decided by the fraction: the sum could round."""
     whole = np.floor(x)
-    if rounding is Rounding.FLOOR:
-        return whole
-    fraction = x - whole  # exact: both have the same exponent range and 0 <= fraction < 1
-    if rounding is Rounding.HALF_UP:
-        return whole + (fraction >= 0.5)
-    return whole + ((fraction > 0.5) | ((fraction == 0.5) & (x >= 0)))
+    with np.errstate(invalid="ignore"):  # infinity - infinity
+        return whole + (x - whole >= 0.5)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qvit.dialects.semantics.integers import Array, IntType, fit, widen
+from qvit.dialects.semantics.integers import Array, IntType, fit, magnitude, minus, plus, widen
 
 _ZERO = np.zeros((), np.int64)
 
@@ -15,10 +15,12 @@ _EXACT_IN = ((np.float32, 1 << 24), (np.float64, 1 << 53))
 def _integer_product(a: Array, b: Array, result: IntType) -> Array:
     """a @ b for integers, exactly, through the narrowest float BLAS in which no partial sum can round."""
     # |sum_k a_ik b_kj| <= max|a| * max_j sum_k |b_kj|, and so for every partial sum in any order
-    bound = int(np.abs(a).max(initial=0)) * int(np.abs(b).sum(axis=-2).max(initial=0))
+    depth, largest = b.shape[-2], magnitude(b)
+    columns = int(np.abs(b).sum(axis=-2).max(initial=0)) if depth * largest < 1 << 63 else depth * largest
+    bound = magnitude(a) * columns
     for dtype, limit in _EXACT_IN:
         if bound <= limit:
-            return fit(np.matmul(a.astype(dtype), b.astype(dtype)), result)
+            return fit(np.matmul(a.astype(dtype), b.astype(dtype)).astype(np.int64), result)
     if bound < 1 << 63:
         return fit(np.matmul(a, b), result)
     return fit(np.matmul(a.astype(object), b.astype(object)), result)
@@ -33,7 +35,7 @@ def matmul(a: Array, b: Array, zero_points: tuple[Array, Array] | None = None, r
     if result is None:
         return np.matmul(a, b)
     za, zb = zero_points or (_ZERO, _ZERO)
-    return _integer_product(widen(a) - za, widen(b) - zb, result)
+    return _integer_product(minus(widen(a), za), minus(widen(b), zb), result)
 
 
 def linear(
@@ -51,9 +53,9 @@ def linear(
         y = np.matmul(x, weight.T)
         return y if bias is None else y + bias
     zx, zw = zero_points or (_ZERO, _ZERO)
-    weight = widen(weight) - (zw[:, None] if zw.ndim else zw)
-    y = _integer_product(widen(x) - zx, weight.T, IntType(64))
-    return fit(y if bias is None else y + widen(bias), result)
+    weight = minus(widen(weight), zw[:, None] if zw.ndim else zw)
+    y = _integer_product(minus(widen(x), zx), weight.T, IntType(64))
+    return fit(y if bias is None else plus(y, widen(bias)), result)
 
 
 def _patches(x: Array, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> Array:
@@ -80,7 +82,7 @@ def conv2d(
     """
     zx, zw = zero_points or (_ZERO, _ZERO)
     if result is not None:
-        x, weight = widen(x) - zx, widen(weight) - (zw[:, None, None, None] if zw.ndim else zw)
+        x, weight = minus(widen(x), zx), minus(widen(weight), zw[:, None, None, None] if zw.ndim else zw)
     top, left, bottom, right = padding
     x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
     out_channels, group_channels, *kernel = weight.shape
@@ -95,9 +97,9 @@ def conv2d(
     else:
         y = _integer_product(columns, filters, IntType(64))
     y = y.transpose(0, 1, 3, 2).reshape(batch, out_channels, height, width)
-    if bias is not None:
-        y = y + (bias if result is None else widen(bias))[:, None, None]
-    return y if result is None else fit(y, result)
+    if result is None:
+        return y if bias is None else y + bias[:, None, None]
+    return fit(y if bias is None else plus(y, widen(bias)[:, None, None]), result)
 
 
 def conv_transpose2d(

@@ -14,7 +14,9 @@ from qvit.dialects.semantics.integers import (
     IntType,
     Rounding,
     fit,
+    minus,
     multiply,
+    plus,
     round_float,
     round_fraction,
     round_shift,
@@ -39,13 +41,17 @@ def quantize(x: Array, scale: Array, zero_point: Array, rounding: Rounding, resu
     """
     if np.isnan(x).any():
         raise ValueError("cannot quantize NaN")
+    if not (np.isfinite(scale) & (scale > 0)).all():
+        raise ValueError(f"a quantizer's scale must be positive and finite, found {scale.min()}..{scale.max()}")
+    if (zero_point < result.lo).any() or (zero_point > result.hi).any():
+        raise ValueError(f"zero points {zero_point.min()}..{zero_point.max()} are outside {result}")
     # In float the addition of the zero point could round for huge |x|, but only where saturation follows anyway.
     return saturate(round_float(x / scale, rounding) + zero_point, result)
 
 
 def dequantize(q: Array, scale: Array, zero_point: Array) -> Array:
     """y = (q - zero_point) * scale, in the precision of scale. ONNX DequantizeLinear."""
-    return (widen(q) - zero_point).astype(scale.dtype) * scale
+    return minus(widen(q), zero_point).astype(scale.dtype) * scale
 
 
 def scale_and_round(x: Int64, factors: Sequence[Fraction], axis: int | None, rounding: Rounding) -> Array:
@@ -54,18 +60,27 @@ def scale_and_round(x: Int64, factors: Sequence[Fraction], axis: int | None, rou
     The product is first taken in float64, where it is off by less than 2^-51 relative; only elements that lie closer
     than that to the boundary between two results are decided again with rational numbers.
     """
-    near = along(np.array([float(f) for f in factors]), axis, x.ndim) if axis is not None else float(factors[0])
-    product = x.astype(np.float64) * near
-    result = round_float(product, rounding)
-    offset = np.abs(product - np.floor(product) - 0.5)
-    if rounding is Rounding.FLOOR:
-        offset = 0.5 - offset  # floor changes at the integers, the others half-way between them
-    undecided = offset <= np.abs(product) * 2.0**-50
-    result = result.astype(object) if np.abs(product).max(initial=0) >= 2.0**62 else result.astype(np.int64)
+    x, near = np.asarray(x), np.array([_near(factor) for factor in factors])
+    with np.errstate(invalid="ignore", over="ignore"):  # 0 times infinity, for a factor beyond floats
+        product = np.asarray(x.astype(np.float64) * (near[0] if axis is None else along(near, axis, x.ndim)))
+        offset = np.abs(product - np.floor(product) - 0.5)
+        if rounding is Rounding.FLOOR:
+            offset = 0.5 - offset  # floor changes at the integers, the others half-way between them
+        undecided = ~(offset > np.abs(product) * 2.0**-50)  # all beyond 2^49, and what is not a number
+    result = np.array(round_float(np.where(undecided, 0.0, product), rounding), np.int64)
     for index in map(tuple, np.argwhere(undecided)):
-        factor = factors[index[axis] if axis is not None else 0]
-        result[index] = round_fraction(int(x[index]) * factor, rounding)
+        exact = round_fraction(int(x[index]) * factors[0 if axis is None else index[axis]], rounding)
+        if result.dtype != object and abs(exact) >= 1 << 63:
+            result = result.astype(object)
+        result[index] = exact
     return result
+
+
+def _near(factor: Fraction) -> float:
+    try:
+        return float(factor)
+    except OverflowError:
+        return float("inf") if factor > 0 else float("-inf")
 
 
 def requantize_real(
@@ -78,7 +93,7 @@ def requantize_real(
 ) -> Array:
     """y = saturate(round((x - z_in) * factor) + z_out), the product exact over the reals."""
     z_in, z_out = zero_points
-    return saturate(scale_and_round(widen(x) - z_in, factors, axis, rounding) + z_out, result)
+    return saturate(plus(scale_and_round(minus(widen(x), z_in), factors, axis, rounding), z_out), result)
 
 
 def requantize_dyadic(
@@ -89,7 +104,7 @@ def requantize_dyadic(
     I-BERT and I-ViT (QuantAct) with rounding half_even.
     """
     z_in, z_out = zero_points
-    return saturate(round_shift(multiply(widen(x) - z_in, multiplier), shift, rounding) + z_out, result)
+    return saturate(plus(round_shift(multiply(minus(widen(x), z_in), multiplier), shift, rounding), z_out), result)
 
 
 def requantize_pot(
@@ -97,7 +112,7 @@ def requantize_pot(
 ) -> Array:
     """y = saturate(round((x - z_in) / 2^shift) + z_out); a negative shift multiplies. P2-ViT, equation 6."""
     z_in, z_out = zero_points
-    return saturate(round_shift(widen(x) - z_in, shift, rounding) + z_out, result)
+    return saturate(plus(round_shift(minus(widen(x), z_in), shift, rounding), z_out), result)
 
 
 def add_requant(
@@ -116,12 +131,13 @@ def add_requant(
     the exact sum is rounded once. One saturation in either case.
     """
     (m_a, m_b), (s_a, s_b), (z_a, z_b, z) = multipliers, shifts, zero_points
-    left, right = multiply(widen(a) - z_a, m_a), multiply(widen(b) - z_b, m_b)
+    left, right = multiply(minus(widen(a), z_a), m_a), multiply(minus(widen(b), z_b), m_b)
     if round_each:
-        return saturate(round_shift(left, s_a, rounding) + round_shift(right, s_b, rounding) + z, result)
+        rounded = plus(round_shift(left, s_a, rounding), round_shift(right, s_b, rounding))
+        return saturate(plus(rounded, z), result)
     common = np.maximum(s_a, s_b)
     wide_a, wide_b = (x.astype(object) << (common - s).astype(object) for x, s in ((left, s_a), (right, s_b)))
-    return saturate(round_shift(wide_a + wide_b, common, rounding) + z, result)
+    return saturate(plus(round_shift(np.asarray(wide_a + wide_b, object), common, rounding), z), result)
 
 
 def threshold(x: Array, thresholds: Array, axis: int | None, lowest: int, result: IntType) -> Array:

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-import numpy as np
 from xdsl.ir import Block, Operation, SSAValue
 
 from qvit.dialects.ops.weights import ConstantOp
-from qvit.dialects.provenance import set_sources
+from qvit.dialects.provenance import set_sources, sources
 from qvit.dialects.semantics.integers import Array
 from qvit.dialects.types import element_of, element_type, is_float, shape_of
 from qvit.frontends.errors import ImportRefused
@@ -37,10 +36,12 @@ class Graph:
     values: dict[str, Value] = field(default_factory=dict[str, Value])
     _materialized: dict[str, SSAValue] = field(default_factory=dict[str, SSAValue])
 
-    def emit(self, op: Operation, src: str) -> SSAValue:
-        """Append an operation that stands for the node `src`."""
-        set_sources(op, [src])
-        op.results[0].name_hint = _hint(src)
+    def emit(self, op: Operation, src: str | None = None) -> SSAValue:
+        """Append an operation that stands for the node `src`; without one, it belongs to what makes its operand."""
+        maker = op.operands[0].owner if src is None else None
+        set_sources(op, [src] if src is not None else sources(maker) if isinstance(maker, Operation) else [])
+        op.verify(verify_nested_ops=False)
+        op.results[0].name_hint = _hint(src) if src is not None else None
         self.block.add_op(op)
         return op.results[0]
 
@@ -49,8 +50,11 @@ class Graph:
         if isinstance(value, SSAValue):
             return value
         if value.name not in self._materialized:
-            array = value.array.astype(np.int32) if value.array.dtype == np.int64 else value.array
-            self._materialized[value.name] = self.emit(ConstantOp(array, element_type(array.dtype)), value.name)
+            try:
+                constant = ConstantOp(value.array, element_type(value.array.dtype))
+            except ValueError as error:
+                raise ImportRefused(f"constant {value.name!r}: {error}; convert the model to float32") from None
+            self._materialized[value.name] = self.emit(constant, value.name)
         return self._materialized[value.name]
 
 
@@ -110,6 +114,16 @@ class Node:
         if isinstance(value, Constant):
             return value.array
         self.refuse(f"{what} (input {index}) depends on the model's input", "export the model with static shapes")
+
+    def integers(self, index: int, what: str) -> list[int]:
+        """Input `index` as a list of integers known at import."""
+        array = self.constant(index, what)
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            self.refuse(
+                f"{what} (input {index}) must be a list of integers, found {array.dtype}{list(array.shape)}",
+                "the model is damaged",
+            )
+        return array.tolist()
 
     def optional_constant(self, index: int, what: str) -> Array | None:
         return self.constant(index, what) if self.has(index) else None

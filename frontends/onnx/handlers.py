@@ -28,8 +28,9 @@ from qvit.dialects.ops.products import Conv2dOp, ConvTranspose2dOp, LinearOp, Ma
 from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
 from qvit.dialects.semantics import nonlinear
-from qvit.dialects.semantics.integers import Array
-from qvit.dialects.types import element_of, element_type, is_float, shape_of
+from qvit.dialects.semantics.integers import Array, Rounding
+from qvit.dialects.semantics.quantization import along, quantize
+from qvit.dialects.types import element_dtype, element_of, element_type, int_type, is_float, shape_of
 from qvit.frontends.onnx.graph import Constant, Node, Value
 
 Handler = Callable[[Node], "Value | list[Value]"]
@@ -53,7 +54,8 @@ def _matmul(node: Node) -> Value:
 def _scaled(node: Node, value: SSAValue, factor: float, what: str) -> SSAValue:
     if factor == 1.0:
         return value
-    constant = node.graph.ssa(Constant(f"{node.name}.{what}", np.array(factor, np.float32)))
+    number = np.array(factor, element_dtype(element_of(value)))
+    constant = node.graph.ssa(Constant(f"{node.name}.{what}", number))
     return node.emit(MulOp(value, constant))
 
 
@@ -61,9 +63,9 @@ def _gemm(node: Node) -> Value:
     """alpha A' B' + beta C as a linear layer, whose weight is B'^T."""
     a, b = node.float_tensor(0), node.float_tensor(1)
     if node.attribute("transA", 0):
-        a = node.emit(TransposeOp(a, [1, 0]))
+        a = node.graph.emit(TransposeOp(a, [1, 0]))
     if not node.attribute("transB", 0):
-        b = node.emit(TransposeOp(b, [1, 0]))
+        b = node.graph.emit(TransposeOp(b, [1, 0]))
     alpha, beta = node.attribute("alpha", 1.0), node.attribute("beta", 1.0)
     if not node.has(2):
         return _scaled(node, node.emit(LinearOp(a, b)), alpha, "alpha")
@@ -74,6 +76,9 @@ def _gemm(node: Node) -> Value:
 
 
 def _padding(node: Node, kernel: Sequence[int]) -> list[int]:
+    stated = node.attribute("kernel_shape", list(kernel))
+    if list(stated) != list(kernel):
+        node.refuse(f"kernel_shape is {list(stated)}, the weight's is {list(kernel)}", "the model is damaged")
     mode = node.attribute("auto_pad", b"NOTSET")
     if mode == b"VALID":
         return [0, 0, 0, 0]
@@ -137,7 +142,10 @@ def _layer_normalization(node: Node) -> Value:
 
 
 def _gelu(node: Node) -> Value:
-    return node.emit(GeluOp(node.float_tensor(0), node.attribute("approximate", b"none") == b"tanh"))
+    approximate = node.attribute("approximate", b"none")
+    if approximate not in (b"none", b"tanh"):
+        node.refuse(f"approximate is {approximate.decode()}, expected none or tanh", "the model is damaged")
+    return node.emit(GeluOp(node.float_tensor(0), approximate == b"tanh"))
 
 
 def _batch_normalization(node: Node) -> Value:
@@ -151,12 +159,12 @@ def _batch_normalization(node: Node) -> Value:
 def _reduce_mean(node: Node) -> Value:
     x = node.float_tensor(0)
     rank = len(shape_of(x))
-    axes = node.attribute("axes", None) if not node.has(1) else node.constant(1, "axes").tolist()
+    axes = node.integers(1, "axes") if node.has(1) else node.attribute("axes", None)
     if not axes:
         if node.attribute("noop_with_empty_axes", 0):
             return x
         axes = range(rank)
-    return node.emit(ReduceMeanOp(x, [node.axis(a, rank) for a in axes], bool(node.attribute("keepdims", 1))))
+    return node.emit(ReduceMeanOp(x, sorted(node.axis(a, rank) for a in axes), bool(node.attribute("keepdims", 1))))
 
 
 def _shape(node: Node) -> Value:
@@ -191,7 +199,7 @@ def _squeeze(node: Node) -> Value:
 
 def _unsqueeze(node: Node) -> Value:
     shape = list(node.shape(0))
-    axes = node.constant(1, "axes").tolist()
+    axes = np.atleast_1d(node.constant(1, "axes")).tolist()  # some writers give one axis as a scalar
     for axis in sorted(node.axis(a, len(shape) + len(axes)) for a in axes):
         shape.insert(axis, 1)
     return _to_shape(node, shape)
@@ -235,10 +243,15 @@ def _split(node: Node) -> list[Value]:
         sizes = list(node.attributes["split"])
     else:
         count = node.attribute("num_outputs", len(node.outputs))
+        if count != len(node.outputs) or (node.graph.opset < 18 and length % count):
+            node.refuse(f"{length} elements do not fall into {len(node.outputs)} parts", "the model is damaged")
         part = -(-length // count)
         sizes = [min(part, length - i * part) for i in range(count)]
-    if sum(sizes) != length:
-        node.refuse(f"parts {sizes} do not add up to the {length} elements of axis {axis}", "the model is damaged")
+    if sum(sizes) != length or len(sizes) != len(node.outputs):
+        outputs = f"{len(node.outputs)} outputs"
+        node.refuse(
+            f"parts {sizes} do not add up to the {length} elements of axis {axis}, or to {outputs}", "it is damaged"
+        )
     starts = np.cumsum([0, *sizes[:-1]]).tolist()
     return [node.emit(SliceOp(value, axis, start, size)) for start, size in zip(starts, sizes, strict=True)]
 
@@ -284,8 +297,11 @@ def _resize_options(node: Node, before: Sequence[int], sizes: Array | None, scal
     mode = node.attribute("mode", b"nearest").decode()
     coordinates = node.attribute("coordinate_transformation_mode", b"half_pixel").decode()
     nearest = node.attribute("nearest_mode", b"round_prefer_floor").decode()
+    policy = node.attribute("keep_aspect_ratio_policy", b"stretch").decode()
     if node.attribute("antialias", 0) or node.attribute("exclude_outside", 0) or "axes" in node.attributes:
         node.refuse("antialias, exclude_outside and axes are not read", "export the model without them")
+    if policy != "stretch":
+        node.refuse(f"keep_aspect_ratio_policy {policy} is not read", "export the model with explicit sizes")
     if mode not in ResizeOp.MODES or coordinates not in ResizeOp.COORDINATES:
         node.refuse(f"mode {mode} with coordinates {coordinates} is not read", "export it as bilinear interpolation")
     if mode == "nearest" and nearest != "round_prefer_floor":
@@ -295,7 +311,8 @@ def _resize_options(node: Node, before: Sequence[int], sizes: Array | None, scal
         factors = [b / a for a, b in zip(before, after, strict=True)]
     elif scales is not None:
         factors = [float(s) for s in scales]
-        after = [int(a * s) for a, s in zip(before, factors, strict=True)]
+        # ONNX takes this product in float32, where 3 * float32(5 / 3) is 5
+        after = [int(np.float32(a) * np.float32(s)) for a, s in zip(before, factors, strict=True)]
     else:
         node.refuse("it has neither sizes nor scales", "the model is damaged")
     if len(before) < 2 or after[:-2] != list(before[:-2]):
@@ -328,8 +345,16 @@ def _identity(node: Node) -> Value:
     return node.value(0)
 
 
-def _quantization(node: Node, rank: int) -> QParamsAttr:
-    """Scale, zero point and axis of a Q or DQ node."""
+def _dropout(node: Node) -> Value:
+    if len(node.outputs) > 1:
+        node.refuse(f"its mask {node.outputs[1]!r} is used", "export the model for inference")
+    if node.has(2) and node.constant(2, "training_mode").any():
+        node.refuse("it drops elements at random (training_mode)", "export the model for inference")
+    return node.value(0)
+
+
+def _parameters(node: Node, rank: int) -> tuple[Array, Array, int | None]:
+    """Scale, zero point (int64) and axis of a Q or DQ node: vectors along the axis, or numbers without one."""
     if node.attribute("block_size", 0):
         node.refuse("scales of blocks (block_size) are not read", "quantize per tensor or per channel")
     scale = node.constant(1, "the scale")
@@ -339,20 +364,30 @@ def _quantization(node: Node, rank: int) -> QParamsAttr:
     if not (np.isfinite(scale).all() and (scale > 0).all()):
         node.refuse("its scale is not positive and finite", "calibrate the model again: a range is empty or missing")
     zero = np.zeros((), np.int64) if zero is None else zero.astype(np.int64)
+    if scale.size == 0 or zero.size not in (1, scale.size):
+        node.refuse(
+            f"scale and zero point have different lengths: {scale.size} and {zero.size}", "the model is damaged"
+        )
     if scale.size == 1:
-        return QParamsAttr.of(float(scale.reshape(())), int(zero.reshape(-1)[0]))
+        return scale.reshape(()), zero.reshape(()), None
     if scale.ndim != 1:
         node.refuse(f"its scale has shape {scale.shape}", "quantize per tensor or per channel")
-    return QParamsAttr.of(scale, zero, node.axis(node.attribute("axis", 1), rank))
+    return scale, zero.reshape(-1) if zero.size > 1 else zero.reshape(()), node.axis(node.attribute("axis", 1), rank)
 
 
 def _quantize(node: Node) -> Value:
-    x = node.float_tensor(0)
     zero = node.optional_constant(2, "the zero point")
     if zero is None and node.attribute("output_dtype", 0):
         node.refuse("output_dtype without a zero point is not read", "give the node a zero point")
     element = IntegerType(8, Signedness.UNSIGNED) if zero is None else _codes(node, zero)
-    return node.emit(QuantizeOp(x, _quantization(node, len(shape_of(x))), element))
+    value = node.value(0)
+    scale, zero_point, axis = _parameters(node, len(node.shape(0)))
+    codes = int_type(element)
+    if isinstance(value, Constant) and value.array.dtype == np.float32 and codes is not None:
+        # a weight that is quantized in the graph: fold it, in float32 as ONNX has it
+        laid_scale, laid_zero = (along(v, axis, value.array.ndim) for v in (scale, zero_point))
+        return Constant(node.name, quantize(value.array, laid_scale, laid_zero, Rounding.HALF_EVEN, codes))
+    return node.emit(QuantizeOp(node.float_tensor(0), QParamsAttr.of(scale, zero_point, axis), element))
 
 
 def _codes(node: Node, zero: Array) -> Any:
@@ -365,7 +400,7 @@ def _dequantize(node: Node) -> Value:
     codes = node.tensor(0)
     if is_float(element_of(codes)):
         node.refuse(f"its input has elements of type {element_of(codes)}, expected integers", "the model is damaged")
-    return node.emit(DequantizeOp(codes, _quantization(node, len(shape_of(codes)))))
+    return node.emit(DequantizeOp(codes, QParamsAttr.of(*_parameters(node, len(shape_of(codes))))))
 
 
 HANDLERS: dict[tuple[str, str], Handler] = {
@@ -402,7 +437,7 @@ HANDLERS: dict[tuple[str, str], Handler] = {
     ("", "Expand"): _expand,
     ("", "Cast"): _cast,
     ("", "Identity"): _identity,
-    ("", "Dropout"): _identity,
+    ("", "Dropout"): _dropout,
     ("", "QuantizeLinear"): _quantize,
     ("", "DequantizeLinear"): _dequantize,
     ("com.microsoft", "QuantizeLinear"): _quantize,

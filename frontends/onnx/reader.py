@@ -1,6 +1,8 @@
 """Read an ONNX model: check it, fix its dimensions, fold what is constant, hand each node to its handler."""
 
+import struct
 from collections.abc import Iterable, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +36,14 @@ def load_onnx(path: Path) -> "onnx.ModelProto":
     from google.protobuf.message import DecodeError
 
     try:
-        return onnx.load(str(path))  # pyright: ignore[reportUnknownMemberType]
+        model = onnx.load(str(path))  # pyright: ignore[reportUnknownMemberType]
     except DecodeError as error:
         raise ImportRefused(f"{path} is not an ONNX model, or is damaged: {error}") from error
     except (onnx.checker.ValidationError, ValueError) as error:
         raise ImportRefused(f"{path}: external data cannot be read: {error}") from error
+    if not model.opset_import and not model.graph.node:  # an empty file is a message without fields
+        raise ImportRefused(f"{path} is not an ONNX model: it is empty")
+    return model
 
 
 def import_onnx(
@@ -49,21 +54,35 @@ def import_onnx(
     outputs: tensors to end at instead of the model's own outputs; dims: values of the symbolic dimensions. Also returns
     what the recognisers declined. ImportRefused names the node that is not understood, what was expected, what to do.
     """
+    try:
+        return _import(model, outputs, dims or {})
+    except UnicodeDecodeError as error:
+        raise ImportRefused(f"the name of a node or tensor is not text: {error}; the model is damaged") from error
+
+
+def _import(model: "onnx.ModelProto", outputs: Sequence[str], dims: Mapping[str, int]) -> tuple[ModuleOp, list[Remark]]:
     opset = next((o.version for o in model.opset_import if o.domain in DEFAULT_DOMAINS), 0)
     if opset not in OPSETS:
         raise ImportRefused(
             f"the model uses opset {opset}, expected {OPSETS.start} to {OPSETS.stop - 1};"
             " convert it with onnx.version_converter"
         )
-    ends = list(outputs) or [output.name for output in model.graph.output]
-    nodes = [_copy(node) for node in _needed(model.graph, ends)]
+    ends = list(dict.fromkeys(outputs or [output.name for output in model.graph.output]))
+    if not ends:
+        raise ImportRefused("the model has no outputs; name the tensors to end at with --outputs")
+    needed = _needed(model.graph, ends)
+    used = {name for node in needed for name in node.input} | set(ends)
+    nodes = [_copy(node, used) for node in needed]
     block = Block()
     graph = Graph(block, opset)
-    _add_initializers(graph, model.graph.initializer, {name for node in nodes for name in node.input} | set(ends))
-    names = _add_inputs(graph, model.graph, dict(dims or {}))
+    _add_initializers(graph, model.graph.initializer, used)
+    names = _add_inputs(graph, model.graph, dims)
     del model  # unless the caller keeps it, its weights are freed here: they are arrays now
     for node in nodes:
         _read_node(graph, node)
+    for end in ends:
+        if end not in graph.values:
+            raise ImportRefused(f"the tensor {end!r} is not made: its node's operator has no such output that is read")
     results = [graph.ssa(graph.values[end]) for end in ends]
     del graph
     block.add_op(ReturnOp(*results))
@@ -88,7 +107,7 @@ def _names(names: Iterable[str]) -> ArrayAttr[DictionaryAttr]:
 
 
 def _needed(graph: "onnx.GraphProto", ends: Sequence[str]) -> list["onnx.NodeProto"]:
-    """The nodes that `ends` depend on, in the graph's order (which ONNX requires to be topological)."""
+    """The nodes that `ends` depend on, each behind those whose outputs it takes."""
     producers = {output: node for node in graph.node for output in node.output if output}
     known = {i.name for i in graph.input} | {i.name for i in graph.initializer}
     for end in ends:
@@ -108,7 +127,25 @@ def _needed(graph: "onnx.GraphProto", ends: Sequence[str]) -> list["onnx.NodePro
                 raise ImportRefused(
                     f"node {_name(node)!r} ({node.op_type}): nothing makes its input {name!r}; the model is damaged"
                 )
-    return [node for node in graph.node if id(node) in wanted]
+    return _ordered([node for node in graph.node if id(node) in wanted], producers)
+
+
+def _ordered(nodes: list["onnx.NodeProto"], producers: Mapping[str, "onnx.NodeProto"]) -> list["onnx.NodeProto"]:
+    """The nodes as they come where that is topological, as ONNX asks; sorted where it is not."""
+    made: set[str] = set()
+    for node in nodes:
+        if any(name in producers and name not in made for name in node.input):
+            break
+        made.update(node.output)
+    else:
+        return nodes
+    by_id = {id(node): node for node in nodes}
+    before = {id(node): [id(producers[name]) for name in node.input if name in producers] for node in nodes}
+    try:
+        return [by_id[i] for i in TopologicalSorter(before).static_order()]
+    except CycleError as error:
+        names = ", ".join(repr(_name(by_id[i])) for i in error.args[1])
+        raise ImportRefused(f"nodes depend on each other in a circle: {names}; the model is damaged") from None
 
 
 _LIST_TENSORS = "; list its tensors with a viewer such as Netron"
@@ -118,10 +155,13 @@ def _name(node: "onnx.NodeProto") -> str:
     return node.name or next((output for output in node.output if output), node.op_type)
 
 
-def _copy(node: "onnx.NodeProto") -> "onnx.NodeProto":
-    """A node that does not keep the model alive."""
+def _copy(node: "onnx.NodeProto", used: set[str]) -> "onnx.NodeProto":
+    """A node that does not keep the model alive, without the trailing outputs that nothing uses."""
     copy = type(node)()
     copy.CopyFrom(node)
+    while copy.output and copy.output[-1] not in used:
+        copy.output.pop()
+    copy.domain = "" if node.domain in DEFAULT_DOMAINS else node.domain
     return copy
 
 
@@ -136,19 +176,22 @@ def _array(tensor: "onnx.TensorProto") -> Array:
 
     try:
         return numpy_helper.to_array(tensor)
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # also the checker's own, for external data that was not loaded
         raise ImportRefused(f"initializer {tensor.name!r} cannot be read: {error}; the model is damaged") from error
 
 
-def _add_inputs(graph: Graph, source: "onnx.GraphProto", dims: dict[str, int]) -> list[str]:
+def _add_inputs(graph: Graph, source: "onnx.GraphProto", dims: Mapping[str, int]) -> list[str]:
     """Block arguments for the graph's inputs; returns their names."""
     from onnx import helper
 
     names: list[str] = []
     unused = set(dims)
+    stored = {tensor.name for tensor in source.initializer}
     for value in source.input:
-        if value.name in graph.values:
+        if value.name in stored:  # before IR version 4, initializers were listed as inputs too
             continue
+        if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
+            raise ImportRefused(f"input {value.name!r} is no tensor of known rank; export the model with static shapes")
         shape: list[int] = []
         for dimension in value.type.tensor_type.shape.dim:
             symbol = dimension.dim_param
@@ -162,9 +205,11 @@ def _add_inputs(graph: Graph, source: "onnx.GraphProto", dims: dict[str, int]) -
                 )
             else:
                 shape.append(dimension.dim_value)
-        dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         try:
-            element = element_type(np.dtype(dtype))
+            element = element_type(np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)))
+        except KeyError:
+            number = value.type.tensor_type.elem_type
+            raise ImportRefused(f"input {value.name!r} has no known element type ({number})") from None
         except ValueError as error:
             raise ImportRefused(f"input {value.name!r}: {error}; convert the model to float32") from None
         argument = graph.block.insert_arg(TensorType(element, shape), len(graph.block.args))
@@ -192,31 +237,50 @@ def _read_node(graph: Graph, proto: "onnx.NodeProto") -> None:
                 f"node {_name(proto)!r} ({proto.op_type}): control flow is not read; export the model without it"
             )
         attributes[attribute.name] = helper.get_attribute_value(attribute)
+    for name in proto.input:
+        if name and name not in graph.values:
+            raise ImportRefused(
+                f"node {_name(proto)!r} ({proto.op_type}): its input {name!r} is an output that is not read of the"
+                " node that makes it; export the model for inference"
+            )
     inputs = [graph.values[name] if name else None for name in proto.input]
-    node = Node(_name(proto), proto.op_type, graph, inputs, attributes, [o for o in proto.output if o])
-    handler = HANDLERS.get((_domain(proto), proto.op_type))
+    node = Node(_name(proto), proto.op_type, graph, inputs, attributes, list(proto.output))
+    handler = HANDLERS.get((proto.domain, proto.op_type))
     try:
         if proto.op_type not in _NEVER_FOLDED and all(i is None or isinstance(i, Constant) for i in inputs):
             results = _fold(node, proto)
         elif handler is None:
+            domain = f" (domain {proto.domain})" if proto.domain else ""
             node.refuse(
-                "this operator is not read", "cut the graph before it with --outputs, or export it in other operators"
+                f"this operator is not read{domain}",
+                "cut the graph before it with --outputs, or export it in other operators",
             )
         else:
             results = handler(node)
     except VerifyException as error:
         raise ImportRefused(f"node {node.name!r} ({node.op_type}): {error}") from error
+    except _DAMAGE as error:
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        node.refuse(f"it breaks the rules of its operator ({what})", "check the model with onnx.checker")
     if not isinstance(results, list):
         results = [results]
-    graph.values.update(zip(node.outputs, results, strict=False))
+    graph.values.update((name, value) for name, value in zip(node.outputs, results, strict=False) if name)
 
 
-_NEVER_FOLDED = ("QuantizeLinear", "DequantizeLinear")
-"""They say how a constant is stored, which is the whole point."""
+_DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, AssertionError, AttributeError, struct.error)
+"""What handlers run into when attributes or constants are of another kind or shape than ONNX says."""
 
-
-def _domain(proto: "onnx.NodeProto") -> str:
-    return "" if proto.domain in DEFAULT_DOMAINS else proto.domain
+_NEVER_FOLDED = (
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "RandomNormal",
+    "RandomUniform",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+)
+"""The first two say how a constant is stored, which is the whole point; the others are no constants."""
 
 
 def _fold(node: Node, proto: "onnx.NodeProto") -> list[Value]:
@@ -224,7 +288,7 @@ def _fold(node: Node, proto: "onnx.NodeProto") -> list[Value]:
     from onnx.reference import ReferenceEvaluator
 
     arrays = [i.array if isinstance(i, Constant) else None for i in node.inputs]
-    folder = FOLDERS.get((_domain(proto), proto.op_type))
+    folder = FOLDERS.get((proto.domain, proto.op_type))
     if folder is not None:
         results = [folder(node, arrays)]
     else:
@@ -233,7 +297,8 @@ def _fold(node: Node, proto: "onnx.NodeProto") -> list[Value]:
             feeds = {name: array for name, array in zip(proto.input, arrays, strict=True) if name}
             results = evaluator.run(None, feeds)  # pyright: ignore[reportUnknownMemberType]
         except Exception as error:  # the evaluator raises whatever NumPy does
+            reason = (str(error).splitlines() or [""])[0]
             node.refuse(
-                f"cannot be evaluated on constants: {error}", "simplify the model with onnxsim or onnxruntime first"
+                f"cannot be evaluated on constants: {reason}", "simplify the model with onnxsim or onnxruntime first"
             )
     return [Constant(name, np.asarray(array)) for name, array in zip(node.outputs, results, strict=False)]

@@ -1,5 +1,6 @@
-"""Small ONNX models for tests, and what onnxruntime and the interpreter compute from them."""
+"""Small ONNX models for tests, what onnxruntime computes from them, and how results are compared."""
 
+from ast import literal_eval
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,7 +8,6 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import NodeProto, helper, numpy_helper
-from qvit.backends.interpreter import run
 from xdsl.dialects.builtin import ModuleOp
 
 Arrays = Mapping[str, np.ndarray]
@@ -19,6 +19,17 @@ def node(op: str, inputs: str, outputs: str, domain: str = "", **attributes: Any
     """A node called like its first output; inputs and outputs are separated by blanks, `-` leaves one out."""
     names = [["" if name == "-" else name for name in text.split()] for text in (inputs, outputs)]
     return helper.make_node(op, *names, name=names[1][0], domain=domain, **attributes)
+
+
+def graph(text: str) -> list[NodeProto]:
+    """Nodes, one a line: `first second = Operator operands attribute=[1,0]`, without blanks in an attribute."""
+    nodes: list[NodeProto] = []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        results, _, call = line.partition(" = ")
+        op, *words = call.split()
+        attributes = {key: literal_eval(value) for key, _, value in (w.partition("=") for w in words) if value}
+        nodes.append(node(op, " ".join(w for w in words if "=" not in w), results, **attributes))
+    return nodes
 
 
 def model(
@@ -59,17 +70,6 @@ def run_ort(proto: onnx.ModelProto, feeds: Arrays) -> dict[str, np.ndarray]:
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in proto.graph.output]
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
-
-
-def observed(module: ModuleOp, feeds: Arrays, names: Mapping[Any, Sequence[str]]) -> dict[str, np.ndarray]:
-    """The value of every operation that `names` lists, under each of its names."""
-    seen: dict[str, np.ndarray] = {}
-
-    def observe(op: Any, result: np.ndarray) -> None:
-        seen.update(dict.fromkeys(names.get(op, ()), result))
-
-    run(module, dict(feeds), observe=observe)
-    return seen
 
 
 def assert_same(found: Arrays, expected: Arrays, tolerance: float = 1e-5) -> None:

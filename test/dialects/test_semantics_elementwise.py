@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
 from qvit.dialects.semantics.elementwise import add, erf, mul, relu, sigmoid, sub
 from qvit.dialects.semantics.integers import IntType
 
@@ -48,9 +49,7 @@ def test_all_pairs_of_bytes(function: Arithmetic, exact: Callable[..., int]) -> 
 
 
 @ARITHMETIC
-@pytest.mark.parametrize(
-    ("left", "right"), [((2, 3), (3,)), ((3,), (2, 1)), ((2, 1, 3), (4, 1)), ((), (2,)), ((), ())]
-)
+@pytest.mark.parametrize(("left", "right"), [((2, 3), (3,)), ((3,), (2, 1)), ((2, 1, 3), (4, 1)), ((), (2,)), ((), ())])
 def test_broadcasting(
     function: Arithmetic, exact: Callable[..., int], left: tuple[int, ...], right: tuple[int, ...]
 ) -> None:
@@ -81,7 +80,8 @@ def test_nothing(function: Arithmetic, exact: Callable[..., int]) -> None:
 
 @ARITHMETIC
 @given(
-    st.integers(*oracle.signed(32)), st.sampled_from([0, 1, -1, 2**31 - 1, -(2**31), 2]) | st.integers(*oracle.signed(32))
+    st.integers(*oracle.signed(32)),
+    st.sampled_from([0, 1, -1, 2**31 - 1, -(2**31), 2]) | st.integers(*oracle.signed(32)),
 )
 def test_32_bits_fit_or_raise(function: Arithmetic, exact: Callable[..., int], a: int, b: int) -> None:
     operands = np.array([a], np.int32), np.array([b], np.int32)
@@ -118,7 +118,6 @@ def test_products_at_64_bits() -> None:
             mul(np.array([a]), np.array([b]), I64)
 
 
-@pytest.mark.xfail(strict=True, reason="the sum wraps at 64 bits")
 @pytest.mark.parametrize(
     ("function", "a", "b"), [(add, 2**63 - 1, 1), (add, -(2**63), -1), (sub, -(2**63), 1), (sub, 2**63 - 1, -1)]
 )
@@ -127,7 +126,6 @@ def test_sums_at_64_bits(function: Arithmetic, a: int, b: int) -> None:
         function(np.array([a]), np.array([b]), I64)
 
 
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason="object arithmetic turns arrays of rank 0 into int")
 def test_scalar_products_at_64_bits() -> None:
     with pytest.raises(OverflowError):
         mul(np.array(2**62), np.array(2), I64)
@@ -189,7 +187,6 @@ def test_erf_in_pieces() -> None:
     assert (np.diff(y) >= -3e-16).all()
 
 
-@pytest.mark.xfail(strict=True, raises=IndexError, reason="NaN becomes an index")
 @pytest.mark.filterwarnings("ignore:invalid value")
 def test_erf_of_nan() -> None:
     assert np.isnan(erf(np.array([np.nan]))).all()

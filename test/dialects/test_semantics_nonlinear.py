@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
 from qvit.dialects.semantics.nonlinear import batch_norm, gelu, layer_norm, resize, resize_matrix, softmax
 
 FLOATS = st.floats(-1e3, 1e3)
@@ -83,12 +84,12 @@ def test_gelu_identities(tanh: bool) -> None:
 # --- normalisation ---
 
 
-def naive_layer_norm(row: Sequence[float], gamma: Sequence[float], beta: Sequence[float], epsilon: float) -> list[float]:
+def naive_layer_norm(
+    row: Sequence[float], gamma: Sequence[float], beta: Sequence[float], epsilon: float
+) -> list[float]:
     mean = math.fsum(row) / len(row)
     variance = math.fsum((v - mean) ** 2 for v in row) / len(row)
-    return [
-        (v - mean) / math.sqrt(variance + epsilon) * g + b for v, g, b in zip(row, gamma, beta, strict=True)
-    ]
+    return [(v - mean) / math.sqrt(variance + epsilon) * g + b for v, g, b in zip(row, gamma, beta, strict=True)]
 
 
 @pytest.mark.parametrize("epsilon", [1e-6, 1e-5, 0.5])
@@ -216,9 +217,7 @@ def test_resize_identities(mode: str, coordinates: str) -> None:
         np.testing.assert_allclose(matrix.sum(1), 1, rtol=0, atol=1e-14)
     rows, columns = (resize_matrix(n, m, m / n, mode, coordinates, -0.6) for n, m in [(3, 5), (4, 2)])
     expected = np.einsum("ih,jw,bhw->bij", rows, columns, x)
-    np.testing.assert_allclose(
-        resize(x, (5, 2), (5 / 3, 0.5), mode, coordinates, -0.6), expected, rtol=0, atol=1e-14
-    )
+    np.testing.assert_allclose(resize(x, (5, 2), (5 / 3, 0.5), mode, coordinates, -0.6), expected, rtol=0, atol=1e-14)
     assert resize(x.astype(np.float32), (6, 8), (2, 2), mode, coordinates).dtype == np.float32
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import oracle
 import pytest
 from numpy.typing import NDArray
+
 from qvit.dialects.semantics.shape import broadcast, concat, gather, reshape, slice_, transpose
 
 DTYPES = pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.float32, np.float64])
@@ -56,7 +57,12 @@ def test_slice(start: int, size: int, step: int) -> None:
 
 @DTYPES
 def test_concat(dtype: type) -> None:
-    for axis, shapes in [(0, [(2,), (3,), (1,)]), (0, [(1, 3), (2, 3)]), (1, [(2, 1, 2), (2, 3, 2)]), (2, [(1, 2, 3)] * 3)]:
+    for axis, shapes in [
+        (0, [(2,), (3,), (1,)]),
+        (0, [(1, 3), (2, 3)]),
+        (1, [(2, 1, 2), (2, 3, 2)]),
+        (2, [(1, 2, 3)] * 3),
+    ]:
         parts = [numbered(*s, dtype=dtype, start=10 * i) for i, s in enumerate(shapes)]
         check(concat(parts, axis), oracle.concat([p.tolist() for p in parts], axis), dtype)
 
@@ -74,7 +80,7 @@ def test_gather_nothing() -> None:
     assert gather(numbered(2, 0), np.zeros((3, 0), np.int8), 1).shape == (2, 3, 0)
 
 
-@pytest.mark.parametrize("where", [[0, 5], [-1], [127, -128], -1])
+@pytest.mark.parametrize("where", [[0, 5], [-1], [3, -1], [127, -128], -1])
 def test_gather_refuses_what_is_outside(where: oracle.Nested) -> None:
     lo, hi = np.min(where), np.max(where)
     with pytest.raises(IndexError, match=f"^gather: indices reach {lo}..{hi}, axis 1 has 5$"):
@@ -83,6 +89,13 @@ def test_gather_refuses_what_is_outside(where: oracle.Nested) -> None:
 
 @DTYPES
 def test_broadcast(dtype: type) -> None:
-    for before, after in [((3,), (2, 3)), ((2, 1, 3), (2, 4, 3)), ((1, 1), (2, 2)), ((), (2,)), ((2,), (2,)), ((1,), (0,))]:
+    for before, after in [
+        ((3,), (2, 3)),
+        ((2, 1, 3), (2, 4, 3)),
+        ((1, 1), (2, 2)),
+        ((), (2,)),
+        ((2,), (2,)),
+        ((1,), (0,)),
+    ]:
         x = numbered(*before, dtype=dtype)
         check(broadcast(x, after), oracle.broadcast(x.tolist(), after), dtype)

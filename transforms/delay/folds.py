@@ -7,8 +7,10 @@ from xdsl.ir import Operation, SSAValue
 from qvit.dialects.attributes import Factor, RealAttr, WeightRefAttr, dense
 from qvit.dialects.ops.elementwise import AddOp, DivOp, MulOp
 from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp, RequantizeOp
+from qvit.dialects.ops.shape import ReshapeOp
 from qvit.dialects.ops.weights import ConstantOp, WeightOp
 from qvit.dialects.provenance import describe
+from qvit.dialects.semantics.integers import Rounding
 from qvit.dialects.types import broadcast_shapes, element_of, shape_of
 from qvit.dialects.weights import Weights
 from qvit.transforms.rule import Exactness, Rewrite, Rule, require
@@ -106,15 +108,15 @@ class MulOfBiasAdd(Rule):
 
 
 def is_bias(value: SSAValue) -> bool:
-    """A constant, or a dequantized one."""
+    """A constant, also dequantized or laid out for broadcasting."""
     owner = value.owner
-    return _is_constant(value) or (isinstance(owner, DequantizeOp) and _is_constant(owner.input))
+    return _is_constant(value) or (isinstance(owner, DequantizeOp | ReshapeOp) and is_bias(owner.input))
 
 
 class QuantizeBack(Rule):
     """quantize(dq(q, s, z), s, z) => q, the codes being of one type. bit-exact.
 
-    (q - z) * s / s is within two roundings of the integer q - z, and rounds to it.
+    (q - z) * s / s is within two roundings of the integer q - z, and rounds to it: to nearest, in any of its modes.
     """
 
     name = "quantize-back"
@@ -123,7 +125,7 @@ class QuantizeBack(Rule):
     def plan(self, op: Operation) -> Rewrite | None:
         if not isinstance(op, QuantizeOp) or not isinstance(dq := op.input.owner, DequantizeOp):
             return None
-        same = dq.params == op.params and dq.input.type == op.result.type
+        same = dq.params == op.params and dq.input.type == op.result.type and op.rounding.data is not Rounding.FLOOR
         made = dq.input.owner
         return Rewrite([], [dq], made) if same and isinstance(made, Operation) else None
 

@@ -143,6 +143,8 @@ class GatherOfDequantize(Rule):
             if indices is None:
                 raise Declined(f"{where} are not constant")
             require(indices.ndim == 1, f"{where} have {indices.ndim} dimensions")
+            length = shape_of(op.input)[gathered]
+            require(np.all((indices >= 0) & (indices < length)), f"{where} leave its {length} elements")
             params = map_vectors(params, weights, lambda v: v[indices], gathered)
         elif axis is not None and axis > gathered:
             params = params.with_axis(axis + len(shape_of(op.indices)) - 1)

@@ -20,7 +20,8 @@ from qvit.dialects.ops.shape import ReshapeOp
 from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.provenance import describe, set_sources, sources
 from qvit.dialects.semantics.integers import Array, IntType, Rounding, round_fraction
-from qvit.dialects.types import element_of, integer_of, is_float, shape_of
+from qvit.dialects.semantics.quantization import along
+from qvit.dialects.types import element_dtype, element_of, integer_of, is_float, shape_of
 from qvit.dialects.weights import Weights
 from qvit.transforms.rule import Declined, Exactness, Rewrite, Rule, Session, require
 
@@ -107,39 +108,62 @@ class MatmulOfDequantize(Rule):
         reach_b = max(_largest_code(b.input, int(z), session.weights) for z in np.unique(zb))
         reach = depth * _largest_code(a.input, za, session.weights) * reach_b
         accumulator = _require_fits(reach, session, f"sums over {depth} products")
-        product = MatmulOp(a.input, b.input, (za, b.params.zero_point), accumulator)
-        scales = [
+        left, right = (
             (p.scale, None if p.axis_index is None else p.axis_index + rank - r)
             for p, r in zip((a.params, b.params), ranks, strict=True)
-        ]
-        return Rewrite([product, *_scaled(product.result, scales, element_of(op.result), session.weights)], [a, b])
+        )
+        scales = _combined(left, right, shape_of(op.result), element_of(op.result), session.weights)
+        product = MatmulOp(a.input, b.input, (za, b.params.zero_point), accumulator)
+        return Rewrite([product, *scales.apply(product.result, element_of(op.result))], [a, b])
 
 
-def _scaled(
-    acc: SSAValue, scales: Sequence[tuple[ScaleAttr, int | None]], element: Attribute, weights: Weights
-) -> Sequence[Operation]:
-    """The accumulator times both scales: one dequantize if their vectors share an axis, else multiplications behind it."""
-    (s, s_axis), (t, t_axis) = ((scale, axis if scale.length is not None else None) for scale, axis in scales)
-    shape = shape_of(acc)
-    repeated = any(
-        axis is not None and scale.length == 1 and shape[axis] != 1 for scale, axis in ((s, s_axis), (t, t_axis))
-    )
-    if not repeated and (s_axis is None or t_axis is None or s_axis == t_axis):
+@dataclass(frozen=True)
+class _Scales:
+    """What multiplies an accumulator: the parameters of one dequantize, and constants that multiply or divide behind it."""
+
+    params: QParamsAttr
+    behind: Sequence[tuple[type[MulOp] | type[DivOp], Array]] = ()
+
+    def apply(self, acc: SSAValue, element: Attribute) -> list[Operation]:
+        ops: list[Operation] = [DequantizeOp(acc, self.params, element)]
+        for kind, values in self.behind:
+            constant = ConstantOp(values, element)
+            ops += [constant, kind(ops[-1].results[0], constant.result)]
+        return ops
+
+
+def _combined(
+    left: tuple[ScaleAttr, int | None],
+    right: tuple[ScaleAttr, int | None],
+    shape: Sequence[int],
+    element: Attribute,
+    weights: Weights,
+) -> _Scales:
+    """s * t of (s, axis), (t, axis), the axes being those of the result; one scale where the vectors share an axis.
+
+    Elsewhere s, or what is repeated along a longer dimension, multiplies behind: Declined if its numbers do not fit the
+    element type of the result.
+    """
+    (s, s_axis), (t, t_axis) = ((scale, axis if scale.length is not None else None) for scale, axis in (left, right))
+    repeated = [
+        axis is not None and scale.length != shape[axis] for scale, axis in ((s, s_axis), (t, t_axis))
+    ]  # a batch of one, broadcast
+    if not any(repeated) and (s_axis is None or t_axis is None or s_axis == t_axis):
         axis = t_axis if s_axis is None else s_axis
-        return [DequantizeOp(acc, QParamsAttr.of(s.times(*t.above, over=t.below), 0, axis), element)]
-    first = t if not (t_axis is not None and t.length == 1) else ScaleAttr.of()
-    ops: list[Operation] = [DequantizeOp(acc, QParamsAttr.of(first, 0, t_axis), element)]
-    behind = [(s, s_axis)] if first is t else [(s, s_axis), (t, t_axis)]
+        return _Scales(QParamsAttr.of(s.times(*t.above, over=t.below), 0, axis))
+    inside, behind = (ScaleAttr.of(), [(s, s_axis), (t, t_axis)]) if repeated[1] else (t, [(s, s_axis)])
+    constants: list[tuple[type[MulOp] | type[DivOp], Array]] = []
+    dtype = element_dtype(element)
     for scale, axis in behind:
-        for factors, kind in ((scale.above, MulOp), (scale.below, DivOp)):
-            for factor in factors:
-                constant = ConstantOp(_laid(weights.values(factor), axis, len(shape)))
-                ops += [constant, kind(ops[-1].results[0], constant.result)]
-    return ops
-
-
-def _laid(values: Array, axis: int | None, rank: int) -> Array:
-    return values if values.ndim == 0 or axis is None else values.reshape([-1 if i == axis else 1 for i in range(rank)])
+        sides = [(factor, MulOp) for factor in scale.above] + [(factor, DivOp) for factor in scale.below]
+        for factor, kind in sides:
+            values = weights.values(factor)
+            require(
+                np.array_equal(values.astype(dtype), values),
+                f"scales along different axes: one has to multiply behind the product, and {factor} does not fit {element}",
+            )
+            constants.append((kind, along(values, axis, len(shape))))
+    return _Scales(QParamsAttr.of(inside, 0, None if repeated[1] else t_axis), constants)
 
 
 @dataclass(frozen=True)
@@ -180,9 +204,11 @@ class _LayerRule(Rule):
         )
         session = self.session(op)
         zx = _one_zero_point(x.params, "input")
-        scales = [(x.params.scale, x.params.axis_index), (w.params.scale, output_axis)]
+        left, right = (x.params.scale, x.params.axis_index), (w.params.scale, output_axis)
+        element = element_of(op.result)
+        scales = _combined(left, right, shape_of(op.result), element, session.weights)
         reach = self._reach(x, w, zx, session.weights)
-        bias = self._bias(op, scales, session)
+        bias = self._bias(op, left, right, session)
         depth = int(np.prod(shape_of(op.weight)[1:]))
         accumulator = _require_fits(reach + bias.reach, session, f"sums over {depth} products")
         if isinstance(op, LinearOp):
@@ -190,7 +216,7 @@ class _LayerRule(Rule):
         else:
             product = Conv2dOp(x.input, w.input, bias.integers, *op.geometry, (zx, w.params.zero_point), accumulator)
         new: list[Operation] = [*bias.new, product]
-        new += _scaled(product.result, scales, element_of(op.result), session.weights)
+        new += scales.apply(product.result, element)
         if bias.behind is not None:
             new += _added(new[-1].results[0], bias.behind, output_axis)
         also = None if bias.bound is None else ("round-bias", Exactness.BOUNDED, bias.bound)
@@ -210,38 +236,61 @@ class _LayerRule(Rule):
             rows = rows - (zw[:, None] if zw.ndim else zw)
         return largest * int(np.abs(rows).sum(axis=1, dtype=np.int64 if size < 8 else object).max())
 
-    def _bias(self, op: LinearOp | Conv2dOp, scales: Sequence[tuple[ScaleAttr, int | None]], session: Session) -> _Bias:
+    def _bias(
+        self,
+        op: LinearOp | Conv2dOp,
+        left: tuple[ScaleAttr, int | None],
+        right: tuple[ScaleAttr, int | None],
+        session: Session,
+    ) -> _Bias:
         """bias stored at exactly s * t joins the accumulator; another one stays a float addition, or joins rounded."""
         if op.bias is None:
             return _Bias()
-        (s, s_axis), (t, _) = scales
+        (s, s_axis), (t, _) = left, right
         dq = op.bias.owner if isinstance(op.bias.owner, DequantizeOp) else None
         if s.length is None or s_axis is None:
             scale = s.times(*t.above, over=t.below)
             if dq is not None and _exact_bias(dq, scale, session.weights):
-                return _Bias(dq.input, reach=_largest_code(dq.input, 0, session.weights), replaced=(dq,))
+                joined = self._joined(dq, session)
+                if joined is not None:
+                    return joined
             if session.allow_bounded and (rounded := self._rounded(op.bias, dq, scale, session)):
                 return rounded
         return _Bias(behind=op.bias)
 
+    def _joined(self, dq: DequantizeOp, session: Session) -> _Bias | None:
+        """The bias's own codes, in the accumulator's type; None where only a constant could be widened to it."""
+        reach = _largest_code(dq.input, 0, session.weights)
+        if session.accumulator_bits == 32:
+            return _Bias(dq.input, reach=reach, replaced=(dq,))
+        codes = session.weights.array(dq.input)
+        if codes is None:
+            return None
+        wide = ConstantOp(codes.astype(np.int64))
+        if isinstance(dq.input.owner, Operation):
+            set_sources(wide, sources(dq.input.owner))
+        return _Bias(wide.result, (wide,), None, reach, (dq,))
+
     def _rounded(self, bias: SSAValue, dq: DequantizeOp | None, scale: ScaleAttr, session: Session) -> _Bias | None:
-        """round(bias / (s * t)) as i32: off by at most half a step of the accumulator."""
+        """round(bias / (s * t)) in the accumulator's type: off by at most half a step of it."""
         weights = session.weights
         stored = weights.array(bias if dq is None else dq.input)
-        if stored is None:
+        if stored is None or not np.isfinite(stored).all():
             return None
         steps = weights.exact_scale(scale) * (1 if scale.length else stored.size)
         if not all(steps):
             return None
         units = [Fraction(1)] * stored.size if dq is None else weights.exact_scale(dq.params.scale)
         units = units * (stored.size // len(units))
-        zero = 0 if dq is None else _one_zero_point(dq.params, "bias")
-        values = [(Fraction(float(v)) if dq is None else int(v) - zero) * u for v, u in zip(stored, units, strict=True)]
+        zero = np.broadcast_to(weights.zero_point(None if dq is None else dq.params.zero_point), stored.shape)
+        numbers = [Fraction(float(v)) if dq is None else int(v) - int(z) for v, z in zip(stored, zero, strict=True)]
+        values = [number * unit for number, unit in zip(numbers, units, strict=True)]
         codes = [round_fraction(v / step, Rounding.HALF_EVEN) for v, step in zip(values, steps, strict=True)]
         reach = max(map(abs, codes))
-        if reach > IntType(32).hi:
+        accumulator = IntType(session.accumulator_bits)
+        if reach > accumulator.hi:
             return None
-        constant = ConstantOp(np.array(codes, np.int32))
+        constant = ConstantOp(np.array(codes, accumulator.dtype))
         bound = float(max(map(abs, steps)) / 2)
         return _Bias(constant.result, (constant,), None, reach, () if dq is None else (dq,), bound)
 
