@@ -220,8 +220,8 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
 _TYPES = [IntegerType(n) for n in (2, 4, 8, 16)] + [IntegerType(n, Signedness.UNSIGNED) for n in (4, 8)]
 _EXACT = (0.5, 0.125, 2.0)
 
-# Four lists with no number in common, but 0.2 is 0.1 times a power of two: real ties occur only where float64 is exact,
-# so that there, too, codes can be compared with equality.
+# Apart from powers of two no list has a number of another one, and 0.2 is 0.1 times a power of two: what is halfway
+# between two codes occurs only where float64 is exact, so that codes can be compared with equality.
 _SCALES = (0.1, 0.3, 0.007, *_EXACT)
 _STEPS = (0.2, 0.06, 0.011, *_EXACT)
 _FACTORS = (0.7, -1.3, *_EXACT)

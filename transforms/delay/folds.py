@@ -23,21 +23,19 @@ def _is_constant(value: SSAValue) -> bool:
 def constant_factor(value: SSAValue, rank: int, weights: Weights) -> tuple[Factor, int | None]:
     """A float constant as a factor of a scale, and the axis (of a tensor of `rank` dimensions) it varies along.
 
-    Declined if it varies along more than one axis. A vector in a weight file stays a reference to it.
+    Declined if it varies along more than one axis, or is not finite. A vector in a weight file stays a reference to it.
     """
-    shape = shape_of(value)
+    shape, array, element = shape_of(value), weights.array(value), element_of(value)
+    assert array is not None
+    assert isinstance(element, AnyFloat)  # it multiplies floats
     wide = [i for i, d in enumerate(shape) if d != 1]
     require(len(wide) <= 1, f"the constant {describe(value)} of shape {shape} varies along more than one axis")
+    require(np.isfinite(array).all(), f"the constant {describe(value)} holds numbers that are not finite")
     if not wide:
-        array, element = weights.array(value), element_of(value)
-        assert array is not None
-        assert isinstance(element, AnyFloat)  # it multiplies floats
         return FloatAttr(float(array.reshape(())), element), None
     axis = wide[0] + rank - len(shape)
     if len(shape) == 1 and isinstance(value.owner, WeightOp):
         return WeightRefAttr(value.owner.key, value.owner.result.type), axis
-    array = weights.array(value)
-    assert array is not None
     return dense(array.reshape(-1)), axis
 
 
