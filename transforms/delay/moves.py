@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from xdsl.dialects.builtin import ArrayAttr
 from xdsl.ir import Operation, SSAValue
 
 from qvit.dialects.attributes import (
@@ -32,7 +33,9 @@ def map_vectors(params: QParamsAttr, weights: Weights, change: Callable[[Array],
     scale, zero = params.scale, params.zero_point
     if zero.length:
         zero = ZeroPointAttr.of(change(weights.zero_point(zero)))
-    return QParamsAttr.of(ScaleAttr.of(*map(changed, scale.above), over=[*map(changed, scale.below)]), zero, axis)
+    # not simplified: the factors are multiplied as before, so that floats round as before
+    above, below = (ArrayAttr([changed(f) for f in side]) for side in (scale.above, scale.below))
+    return QParamsAttr.of(ScaleAttr(above, below), zero, axis)
 
 
 def _moved(dequantize: DequantizeOp, moved: Operation, params: QParamsAttr, result: SSAValue) -> Rewrite:
@@ -214,7 +217,8 @@ class ConcatOfDequantize(Rule):
             return [float_value(column(level)) for level in zip(*padded, strict=True)]
 
         scales = [part.params.scale for part in parts]
-        scale = ScaleAttr.of(*join([s.above for s in scales]), over=join([s.below for s in scales]))
+        # not simplified, as in map_vectors
+        scale = ScaleAttr(*(ArrayAttr(join(side)) for side in ([s.above for s in scales], [s.below for s in scales])))
         zero = column([p.params.zero_point.value for p in parts])
         return QParamsAttr.of(scale, ZeroPointAttr.of(zero), axis)
 
