@@ -2,11 +2,15 @@
 
     python bench/compile_time.py [--cache DIR]
 
-Times are CPU seconds (user + system, all threads), medians; whole commands include the start of Python.
+Times are CPU seconds (user + system), medians; whole commands include the start of Python. BLAS has one thread here:
+more of them wait busily for each other, which CPU time counts.
 """
 
-import argparse
 import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is imported
+
+import argparse
 import statistics
 import subprocess
 import sys
