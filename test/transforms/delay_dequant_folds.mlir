@@ -323,6 +323,28 @@ func.func @quantize_back_transposed(%f: tensor<2x3xf32>) -> tensor<3x2xi8> {
 
 // -----
 
+// One thing differs: the scale, the zero point, the type, the axis.
+func.func @quantize_back_not(%f: tensor<2x2xf32>) -> (tensor<2x2xi8>, tensor<2x2xi8>, tensor<2x2xi4>, tensor<2x2xi8>) {
+  %p = qvit.quantize %f <0.5> : tensor<2x2xf32> -> tensor<2x2xi8>
+  %x = qvit.dequantize %p <0.5> : tensor<2x2xi8> -> tensor<2x2xf32>
+  %a = qvit.quantize %x <0.25> : tensor<2x2xf32> -> tensor<2x2xi8>
+  %b = qvit.quantize %x <0.5, zero_point = 1> : tensor<2x2xf32> -> tensor<2x2xi8>
+  %c = qvit.quantize %x <0.5> : tensor<2x2xf32> -> tensor<2x2xi4>
+  %y = qvit.dequantize %p <[0.5, 0.25], axis = 0> : tensor<2x2xi8> -> tensor<2x2xf32>
+  %d = qvit.quantize %y <[0.5, 0.25], axis = 1> : tensor<2x2xf32> -> tensor<2x2xi8>
+  func.return %a, %b, %c, %d : tensor<2x2xi8>, tensor<2x2xi8>, tensor<2x2xi4>, tensor<2x2xi8>
+}
+// CHECK-LABEL: @quantize_back_not
+// CHECK-NEXT:    %[[P:.*]] = qvit.quantize
+// CHECK-NEXT:    %[[A:.*]] = qvit.requantize %[[P]] by #qvit.real<0.5 / 0.25>
+// CHECK-NEXT:    %[[B:.*]] = qvit.requantize %[[P]] by #qvit.real<1.0> zero_point <1>
+// CHECK-NEXT:    %[[C:.*]] = qvit.requantize %[[P]] by #qvit.real<1.0> : tensor<2x2xi8> -> tensor<2x2xi4>
+// CHECK-NEXT:    %[[Y:.*]] = qvit.dequantize %[[P]] <[0.5, 0.25], axis = 0>
+// CHECK-NEXT:    %[[D:.*]] = qvit.quantize %[[Y]] <[0.5, 0.25], axis = 1>
+// CHECK-NEXT:    return %[[A]], %[[B]], %[[C]], %[[D]]
+
+// -----
+
 // Another scale: the exact quotient.
 func.func @requantize_scale(%q: tensor<2x3xi8>) -> tensor<2x3xi8> {
   %x = qvit.dequantize %q <0.5 / 3.0> : tensor<2x3xi8> -> tensor<2x3xf32>

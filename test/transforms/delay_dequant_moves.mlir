@@ -155,6 +155,18 @@ func.func @reshape_merges_axis(%q: tensor<2x3xi8>) -> tensor<6xf32> {
 
 // -----
 
+// A dimension of the same length is not the same dimension: 6 takes in the axis, the 3 behind it is another.
+func.func @reshape_merges_axis_before_an_equal_one(%q: tensor<2x3x3xi8>) -> tensor<6x3xf32> {
+  %x = qvit.dequantize %q <[0.5, 0.25, 2.0], axis = 1> : tensor<2x3x3xi8> -> tensor<2x3x3xf32>
+  %y = qvit.reshape %x : tensor<2x3x3xf32> -> tensor<6x3xf32>
+  func.return %y : tensor<6x3xf32>
+}
+// CHECK-LABEL: @reshape_merges_axis_before_an_equal_one
+// CHECK-NEXT:    %[[X:.*]] = qvit.dequantize
+// CHECK-NEXT:    qvit.reshape %[[X]] : tensor<2x3x3xf32> -> tensor<6x3xf32>
+
+// -----
+
 // Neither 3 nor 2 dimensions of the result make up the 3 of the operand: 2x3 -> 3x2.
 func.func @reshape_shifts_axis(%q: tensor<2x3xi8>) -> tensor<3x2xf32> {
   %x = qvit.dequantize %q <[0.5, 0.25, 2.0], axis = 1> : tensor<2x3xi8> -> tensor<2x3xf32>

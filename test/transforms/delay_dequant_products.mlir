@@ -241,6 +241,21 @@ func.func @bias_off_by_f64_rounding(%q: tensor<2x3xi8>, %w: tensor<2x3xi8>) -> t
 
 // -----
 
+// One channel of two, by one unit in the last place of f64.
+func.func @bias_off_in_one_channel(%q: tensor<2x3xi8>, %w: tensor<2x3xi8>) -> tensor<2x2xf32> {
+  %x = qvit.dequantize %q <0.5> : tensor<2x3xi8> -> tensor<2x3xf32>
+  %v = qvit.dequantize %w <[0.25, 0.5], axis = 0> : tensor<2x3xi8> -> tensor<2x3xf32>
+  %c = qvit.constant dense<[7, 8]> : tensor<2xi32>
+  %b = qvit.dequantize %c <[0.125, 0.25000000000000006] : f64, axis = 0> : tensor<2xi32> -> tensor<2xf32>
+  %y = qvit.linear %x, %v, %b : (tensor<2x3xf32>, tensor<2x3xf32>, tensor<2xf32>) -> tensor<2x2xf32>
+  func.return %y : tensor<2x2xf32>
+}
+// CHECK-LABEL: @bias_off_in_one_channel
+// CHECK:         qvit.linear %{{[^,]*}}, %{{[^,]*}} :
+// CHECK:         qvit.add
+
+// -----
+
 // Not i32, with a zero point, in float: all of these are added behind the dequantize.
 func.func @bias_stays(%q: tensor<2x3xi8>, %w: tensor<2x3xi8>, %f: tensor<2xf32>) -> (tensor<2x2xf32>, tensor<2x2xf32>, tensor<2x2xf32>) {
   %x = qvit.dequantize %q <0.5> : tensor<2x3xi8> -> tensor<2x3xf32>

@@ -113,6 +113,19 @@ func.func @overflow_by_zero_point(%a: tensor<1x1xi8>) -> tensor<1x1xf32> {
 // CHECK-NEXT: "rule": "matmul-of-dequantize",
 // CHECK-NEXT: "reason": "the accumulator could overflow: sums over 1 products reach 2147483775, i32 ends at 2147483647"
 
+// The worst of the columns' zero points: 8421505 * (128 + 127).
+func.func @overflow_by_one_column(%b: tensor<1x2xi8>) -> tensor<1x2xf32> {
+  %a = qvit.constant dense<8421505> : tensor<1x1xi32>
+  %x = qvit.dequantize %a <0.5> : tensor<1x1xi32> -> tensor<1x1xf32>
+  %y = qvit.dequantize %b <0.5, zero_point = [0, 127], axis = 1> : tensor<1x2xi8> -> tensor<1x2xf32>
+  %c = qvit.matmul %x, %y {qvit.src = ["overflow_by_one_column"]} : (tensor<1x1xf32>, tensor<1x2xf32>) -> tensor<1x2xf32>
+  func.return %c : tensor<1x2xf32>
+}
+// CHECK-NOT:  "src": "overflow_by_zero_point"
+// CHECK:      "src": "overflow_by_one_column",
+// CHECK-NEXT: "rule": "matmul-of-dequantize",
+// CHECK-NEXT: "reason": "the accumulator could overflow: sums over 1 products reach 2147483775, i32 ends at 2147483647"
+
 // --- linear ---
 
 func.func @linear_float(%x: tensor<2x3xf32>) -> tensor<2x4xf32> {
@@ -120,7 +133,7 @@ func.func @linear_float(%x: tensor<2x3xf32>) -> tensor<2x4xf32> {
   %c = qvit.linear %x, %w {qvit.src = ["linear_float"]} : (tensor<2x3xf32>, tensor<4x3xf32>) -> tensor<2x4xf32>
   func.return %c : tensor<2x4xf32>
 }
-// CHECK-NOT:  "src": "overflow_by_zero_point"
+// CHECK-NOT:  "src": "overflow_by_one_column"
 // CHECK:      "src": "linear_float",
 // CHECK-NEXT: "rule": "linear-of-dequantize",
 // CHECK-NEXT: "reason": "operand not quantized: input is an argument of the function"
@@ -175,17 +188,17 @@ func.func @linear_overflow(%a: tensor<1x3xi8>) -> tensor<1x2xf32> {
 // CHECK-NEXT: "rule": "linear-of-dequantize",
 // CHECK-NEXT: "reason": "the accumulator could overflow: sums over 3 products reach 2147496448, i32 ends at 2147483647"
 
-// The weight is known only at run time: 256 * (127 + 5) * (32767 + 32700).
+// The weight is known only at run time: 256 * (127 + 5) * (32768 + 32700).
 func.func @linear_overflow_by_zero_points(%a: tensor<1x256xi8>, %w: tensor<2x256xi16>) -> tensor<1x2xf32> {
   %x = qvit.dequantize %a <0.5, zero_point = -5> : tensor<1x256xi8> -> tensor<1x256xf32>
-  %v = qvit.dequantize %w <0.5, zero_point = [3, -32700], axis = 0> : tensor<2x256xi16> -> tensor<2x256xf32>
+  %v = qvit.dequantize %w <0.5, zero_point = [-3, 32700], axis = 0> : tensor<2x256xi16> -> tensor<2x256xf32>
   %c = qvit.linear %x, %v {qvit.src = ["linear_overflow_by_zero_points"]} : (tensor<1x256xf32>, tensor<2x256xf32>) -> tensor<1x2xf32>
   func.return %c : tensor<1x2xf32>
 }
 // CHECK-NOT:  "src": "linear_overflow"
 // CHECK:      "src": "linear_overflow_by_zero_points",
 // CHECK-NEXT: "rule": "linear-of-dequantize",
-// CHECK-NEXT: "reason": "the accumulator could overflow: sums over 256 products reach 2212260864, i32 ends at 2147483647"
+// CHECK-NEXT: "reason": "the accumulator could overflow: sums over 256 products reach 2212294656, i32 ends at 2147483647"
 
 // --- conv2d, conv_transpose2d ---
 
@@ -369,7 +382,7 @@ func.func @axes(%a: tensor<2x3xi8>) -> tensor<2x3xi8> {
 
 // TABLE:      integer MACs               0.0%          0.0%
 // TABLE:      products moved                            0
-// TABLE-NEXT: blocked                                   39
-// TABLE-NEXT:   10 x matmul-of-dequantize, first neither_operand: operand not quantized: lhs is an argument of the function
+// TABLE-NEXT: blocked                                   40
+// TABLE-NEXT:   11 x matmul-of-dequantize, first neither_operand: operand not quantized: lhs is an argument of the function
 // TABLE:        2 x conv_transpose2d-of-dequantize, first conv_transpose: conv_transpose2d has no integer form
 // TABLE:      notes                                      0

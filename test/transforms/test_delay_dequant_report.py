@@ -135,25 +135,27 @@ def test_products_that_took_integers_before_did_not_move() -> None:
 
 
 @pytest.mark.parametrize(
-    ("weight", "code", "fits"),
+    ("weight", "zero", "code", "fits"),
     [
         # i1 reaches 1; 2^31 - 1 is the largest sum of 32 bits
-        (1 << 30, 0, True),
-        ((1 << 31) - 1, 0, True),
-        (-(1 << 31), 0, False),
-        (1, (1 << 31) - 2, True),
-        (1, (1 << 31) - 1, False),
-        (1, -(1 << 31) + 2, True),
-        (-2, -(1 << 31) + 3, True),
-        (-2, -(1 << 31) + 2, False),
+        ((1 << 31) - 1, 0, 0, True),
+        (-(1 << 31), 0, 0, False),
+        ((1 << 31) - 1, -1, 0, False),
+        (0, (1 << 31) - 1, 0, True),
+        (-1, (1 << 31) - 1, 0, False),
+        # a bias counts; if there is no room for it, the sum may still be taken without
+        (1, 0, (1 << 31) - 2, True),
+        (1, 0, (1 << 31) - 1, False),
+        (1, 0, -(1 << 31) + 2, True),
+        (-2, 0, -(1 << 31) + 3, True),
+        (-2, 0, -(1 << 31) + 2, False),
     ],
 )
-def test_accumulators_to_the_last_bit(weight: int, code: int, fits: bool) -> None:
-    """A bias counts, and if there is no room for it, the sum may still be taken without."""
+def test_accumulators_to_the_last_bit(weight: int, zero: int, code: int, fits: bool) -> None:
     text = f"""func.func @main(%q: tensor<1x1xi1>) -> tensor<1x1xf32> {{
       %x = qvit.dequantize %q <0.5> : tensor<1x1xi1> -> tensor<1x1xf32>
       %w = qvit.constant dense<{weight}> : tensor<1x1xi32>
-      %u = qvit.dequantize %w <0.25> : tensor<1x1xi32> -> tensor<1x1xf32>
+      %u = qvit.dequantize %w <0.25, zero_point = {zero}> : tensor<1x1xi32> -> tensor<1x1xf32>
       %c = qvit.constant dense<{code}> : tensor<1xi32>
       %b = qvit.dequantize %c <0.125> : tensor<1xi32> -> tensor<1xf32>
       %y = qvit.linear %x, %u, %b : (tensor<1x1xf32>, tensor<1x1xf32>, tensor<1xf32>) -> tensor<1x1xf32>
@@ -161,11 +163,33 @@ def test_accumulators_to_the_last_bit(weight: int, code: int, fits: bool) -> Non
     }}"""
     before, after = ir_text.parse(text), ir_text.parse(text)
     delay_dequant(after)
-    linear = next(op for op in after.walk() if op.name == "qvit.linear")
-    assert (len(linear.operands) == 3 and "i32" in str(linear.results[0].type)) == fits
+    assert joined(after, "i32") == fits
     for q in (-1, 0):
         codes = [np.array([[q]], np.int8)]
         assert run(before, codes)["output0"].tolist() == run(after, codes)["output0"].tolist()
+
+
+def joined(module: ModuleOp, accumulator: str) -> bool:
+    """Whether the layer takes integers, and the bias among them."""
+    linear = next(op for op in module.walk() if op.name == "qvit.linear")
+    return len(linear.operands) == 3 and accumulator in str(linear.results[0].type)
+
+
+@pytest.mark.parametrize(("code", "fits"), [((1 << 31) - 1, True), (-(1 << 31), False)])
+def test_accumulators_of_64_bits_to_the_last_bit(code: int, fits: bool) -> None:
+    """2^31 * (2^32 - 1) + 2^31 - 1 is 2^63 - 1."""
+    text = f"""func.func @main(%q: tensor<1x2xi32>) -> tensor<1x1xf32> {{
+      %x = qvit.dequantize %q <0.5> : tensor<1x2xi32> -> tensor<1x2xf32>
+      %w = qvit.constant dense<[[2147483647, -2147483648]]> : tensor<1x2xi32>
+      %u = qvit.dequantize %w <0.25> : tensor<1x2xi32> -> tensor<1x2xf32>
+      %c = qvit.constant dense<{code}> : tensor<1xi32>
+      %b = qvit.dequantize %c <0.125> : tensor<1xi32> -> tensor<1xf32>
+      %y = qvit.linear %x, %u, %b : (tensor<1x2xf32>, tensor<1x2xf32>, tensor<1xf32>) -> tensor<1x1xf32>
+      func.return %y : tensor<1x1xf32>
+    }}"""
+    module = ir_text.parse(text)
+    delay_dequant(module, accumulator_bits=64)
+    assert joined(module, "i64") == fits
 
 
 # --- biases ---
