@@ -3,15 +3,7 @@
 import json
 import subprocess
 import sys
-from importlib.metadata import entry_points
 from pathlib import Path
-
-import pytest
-
-pytestmark = pytest.mark.skipif(
-    not entry_points(group="xdsl.universe", name="qvit"),
-    reason="qvit is not installed, so that xdsl-opt cannot find it",
-)
 
 # The bias is stored in float: it joins the accumulator only under allow-bounded.
 TEXT = """
