@@ -15,6 +15,7 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 
 from qvit.backends.interpreter import run, trace_names
+from qvit.dialects.provenance import sources
 from qvit.transforms.delay_dequant import DelayDequantPass, Report, delay_dequant
 from qvit.transforms.statistics import macs, macs_total
 
@@ -253,6 +254,26 @@ def test_infinite_biases_stay() -> None:
     report = report_of(text, allow_bounded=True)
     assert len(report.moved) == 2
     assert "round-bias" not in report.rules
+
+
+def test_a_channel_of_scale_zero_has_no_step_to_round_to() -> None:
+    text = WITH_BIAS.format(bias=FLOATS, s="0.1").replace("%w <0.3>", "%w <[0.3, 0.0, 0.7], axis = 0>")
+    report = report_of(text, allow_bounded=True)
+    assert report.rules["round-bias"]["count"] == 1  # that of the other layer
+    assert [n.src for n in report.notes] == ["conv"]
+
+
+@pytest.mark.parametrize("allow_bounded", [False, True])
+def test_a_bias_keeps_its_name(allow_bounded: bool) -> None:
+    """Where it is laid along the channels, and where it joins the accumulator."""
+    named = CODES.replace("axis = 0>", 'axis = 0> {qvit.src = ["bias"]}')
+    module = ir_text.parse(WITH_BIAS.format(bias=named, s=0.1))
+    delay_dequant(module, allow_bounded=allow_bounded)
+    ours = [op for op in module.walk() if op.name.startswith("qvit.")]
+    if allow_bounded:
+        assert [sources(op) for op in ours if op.name == "qvit.dequantize"] == [("bias", "conv"), ("bias", "fc")]
+    else:
+        assert [sources(op) for op in ours if op.name == "qvit.reshape"] == [("bias",)]
 
 
 @pytest.mark.parametrize("wide", ["0.1 : f64", "[0.1, 0.3] : f64"])
