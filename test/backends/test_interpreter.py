@@ -215,6 +215,11 @@ CASES: list[Case] = [
         " : tensor<4x4xf32> -> tensor<8x8xf32>",
         lambda x: nonlinear.resize(x, (8, 8), (2.1, 2.1), "linear", "half_pixel"),
     ),
+    (
+        '%y = qvit.resize %x {mode = "cubic", coordinates = "half_pixel", scales = array<f64: 2.0, 2.0>}'
+        " : tensor<4x4xf32> -> tensor<8x8xf32>",
+        lambda x: nonlinear.resize(x, (8, 8), (2, 2), "cubic", "half_pixel", -0.75),
+    ),
     ("%y = qvit.reshape %x : tensor<2x3xi8> -> tensor<3x2xi8>", lambda x: shape.reshape(x, (3, 2))),
     ("%y = qvit.transpose %x [1, 2, 0] : tensor<2x3x4xf32> -> tensor<3x4x2xf32>", lambda x: x.transpose(1, 2, 0)),
     (
@@ -309,7 +314,8 @@ def test_precision_of_a_sum() -> None:
 # --- programs ---
 
 PROGRAM = """
-func.func @main(%a: tensor<2xi8> {qvit.name = "left"}, %b: tensor<2xi8>) -> (tensor<2xi32> {qvit.name = "sum"}, tensor<2xi8>) {
+func.func @main(%a: tensor<2xi8> {qvit.name = "left"}, %b: tensor<2xi8>)
+    -> (tensor<2xi32> {qvit.name = "sum"}, tensor<2xi8>) {
   %s = qvit.add %a, %b {qvit.src = ["node"]} : (tensor<2xi8>, tensor<2xi8>) -> tensor<2xi32>
   %d = qvit.mul %s, %s : (tensor<2xi32>, tensor<2xi32>) -> tensor<2xi32>
   %t = qvit.add %d, %s : (tensor<2xi32>, tensor<2xi32>) -> tensor<2xi32>

@@ -81,6 +81,8 @@ FORMS = """
 %y = qvit.conv2d %x, %w : (tensor<1x1x4x4xf32>, tensor<2x1x3x3xf32>) -> tensor<1x2x2x2xf32>
 %y = qvit.conv2d %x, %w, %b input_zero_point <1> weight_zero_point <2> {strides = array<i64: 2, 1>, padding = array<i64: 1, 0, 2, 0>, dilations = array<i64: 1, 2>, groups = 2 : i64} : (tensor<1x2x4x4xi8>, tensor<4x1x3x2xi8>, tensor<4xi32>) -> tensor<1x4x3x2xi32>
 %y = qvit.conv_transpose2d %x, %w, %b {strides = array<i64: 2, 1>, padding = array<i64: 1, 0, 0, 1>, dilations = array<i64: 1, 2>, groups = 2 : i64, output_padding = array<i64: 1, 0>} : (tensor<1x4x3x3xf32>, tensor<4x3x2x2xf32>, tensor<6xf32>) -> tensor<1x6x6x4xf32>
+%y = qvit.conv2d %x, %w : (tensor<1x1x2x3xf32>, tensor<1x1x2x3xf32>) -> tensor<1x1x1x1xf32>
+%y = qvit.conv_transpose2d %x, %w : (tensor<1x1x1x1xf32>, tensor<1x1x1x1xf32>) -> tensor<1x1x1x1xf32>
 %y = qvit.gelu %x tanh : tensor<4xf32>
 %y = qvit.layer_norm %x, %g axis 1 epsilon 1.000000e-01 : (tensor<2x3x4xf32>, tensor<3x4xf32>) -> tensor<2x3x4xf32>
 %y = qvit.layer_norm %x, %g axis 0 epsilon 0.000000e+00 : (tensor<3xf32>, tensor<3xf32>) -> tensor<3xf32>
@@ -154,149 +156,198 @@ CONSTRUCTED: list[tuple[tuple[str, ...], Callable[..., Operation], str]] = [
     (
         ("4xf32",),
         lambda x: quantization.QuantizeOp(x, QParamsAttr.of(0.5, 128), ui8, Rounding.FLOOR),
-        "<0.5, zero_point = 128> rounding floor : tensor<4xf32> -> tensor<4xui8>",
+        "qvit.quantize %1 <0.5, zero_point = 128> rounding floor : tensor<4xf32> -> tensor<4xui8>",
     ),
     (
         ("4xi8",),
         lambda x: quantization.DequantizeOp(x, QParamsAttr.of(0.5)),
-        "<0.5> : tensor<4xi8> -> tensor<4xf32>",
+        "qvit.dequantize %1 <0.5> : tensor<4xi8> -> tensor<4xf32>",
     ),
     (
         ("4x2xi32",),
         lambda x: quantization.RequantizeOp(x, PotAttr.of(3), i8, axis=1),
-        "by #qvit.pot<3> : tensor<4x2xi32> -> tensor<4x2xi8>",  # no vector, no axis
+        "qvit.requantize %1 by #qvit.pot<3> : tensor<4x2xi32> -> tensor<4x2xi8>",  # no vector, no axis
     ),
     (
         ("4x2xi32",),
         lambda x: quantization.RequantizeOp(x, PotAttr.of(np.array([1, 2])), i8, axis=1),
-        "by #qvit.pot<[1, 2]> axis 1 : tensor<4x2xi32> -> tensor<4x2xi8>",
+        "qvit.requantize %1 by #qvit.pot<[1, 2]> axis 1 : tensor<4x2xi32> -> tensor<4x2xi8>",
     ),
     (
         ("4xi32",),
         lambda x: quantization.RequantizeOp(
             x, DyadicAttr.of(3, 1), i8, (ZeroPointAttr.of(1), ZeroPointAttr.of(2)), rounding=Rounding.HALF_UP
         ),
-        "by #qvit.dyadic<3, 1> input_zero_point <1> zero_point <2> rounding half_up : tensor<4xi32> -> tensor<4xi8>",
+        "qvit.requantize %1 by #qvit.dyadic<3, 1> input_zero_point <1> zero_point <2> rounding half_up"
+        " : tensor<4xi32> -> tensor<4xi8>",
     ),
     (
         ("4xi16", "4xi8"),
         lambda a, b: quantization.AddRequantOp(
             a, PotAttr.of(1), b, DyadicAttr.of(1, 2), i8, (1, 0, 3), Rounding.FLOOR, round_each=True
         ),
-        "lhs_zero_point <1> zero_point <3> rounding floor round_each : (tensor<4xi16>, tensor<4xi8>) -> tensor<4xi8>",
+        "qvit.add_requant %1 by #qvit.pot<1>, %2 by #qvit.dyadic<1, 2>"
+        " lhs_zero_point <1> zero_point <3> rounding floor round_each"
+        " : (tensor<4xi16>, tensor<4xi8>) -> tensor<4xi8>",
     ),
     (
         ("4xi16", "4xi8"),
         lambda a, b: quantization.AddRequantOp(a, PotAttr.of(1), b, PotAttr.of(2), i8),
-        "%2 by #qvit.pot<2> : (tensor<4xi16>, tensor<4xi8>) -> tensor<4xi8>",
+        "qvit.add_requant %1 by #qvit.pot<1>, %2 by #qvit.pot<2> : (tensor<4xi16>, tensor<4xi8>) -> tensor<4xi8>",
     ),
     (
         ("4x2xi16", "4x2xi8"),
         lambda a, b: quantization.AddRequantOp(a, PotAttr.of(np.array([1, 2])), b, PotAttr.of(2), i8, axis=1),
-        "%2 by #qvit.pot<2> axis 1 : (tensor<4x2xi16>, tensor<4x2xi8>) -> tensor<4x2xi8>",
+        "qvit.add_requant %1 by #qvit.pot<[1, 2]>, %2 by #qvit.pot<2> axis 1"
+        " : (tensor<4x2xi16>, tensor<4x2xi8>) -> tensor<4x2xi8>",
     ),
     (
         ("4x2xi16", "2x3xi32"),
         lambda x, t: quantization.ThresholdOp(x, t, -1, i8, axis=1),
-        "lowest -1 axis 1 : (tensor<4x2xi16>, tensor<2x3xi32>) -> tensor<4x2xi8>",
+        "qvit.threshold %1, %2 lowest -1 axis 1 : (tensor<4x2xi16>, tensor<2x3xi32>) -> tensor<4x2xi8>",
     ),
     (
         ("5x1x2x3xi8", "4x3x4xi8"),
         lambda a, b: products.MatmulOp(a, b, (0, 5)),
-        "rhs_zero_point <5> : (tensor<5x1x2x3xi8>, tensor<4x3x4xi8>) -> tensor<5x4x2x4xi32>",
+        "qvit.matmul %1, %2 rhs_zero_point <5> : (tensor<5x1x2x3xi8>, tensor<4x3x4xi8>) -> tensor<5x4x2x4xi32>",
     ),
     (
         ("2x3xf32", "3x4xf32"),
         lambda a, b: products.MatmulOp(a, b),
-        ": (tensor<2x3xf32>, tensor<3x4xf32>) -> tensor<2x4xf32>",
+        "qvit.matmul %1, %2 : (tensor<2x3xf32>, tensor<3x4xf32>) -> tensor<2x4xf32>",
     ),
     (
         ("2x3xi8", "4x3xi8", "4xi64"),
         lambda x, w, b: products.LinearOp(x, w, b, (1, None), i64),
-        "input_zero_point <1> : (tensor<2x3xi8>, tensor<4x3xi8>, tensor<4xi64>) -> tensor<2x4xi64>",
+        "qvit.linear %1, %2, %3 input_zero_point <1>"
+        " : (tensor<2x3xi8>, tensor<4x3xi8>, tensor<4xi64>) -> tensor<2x4xi64>",
     ),
     (
         ("2x4x9x8xi8", "6x2x3x2xi8"),
         lambda x, w: products.Conv2dOp(x, w, None, (2, 1), (1, 2, 0, 3), (2, 3), 2),
-        "-> tensor<2x6x3x10xi32>",
+        "qvit.conv2d %1, %2 {strides = array<i64: 2, 1>, padding = array<i64: 1, 2, 0, 3>,"
+        " dilations = array<i64: 2, 3>, groups = 2 : i64}"
+        " : (tensor<2x4x9x8xi8>, tensor<6x2x3x2xi8>) -> tensor<2x6x3x10xi32>",
     ),
     (
         ("2x4x3x5xf32", "4x3x3x2xf32"),
         lambda x, w: products.ConvTranspose2dOp(x, w, None, (2, 3), (1, 2, 0, 3), (2, 3), 2, (1, 0)),
-        "-> tensor<2x6x9x11xf32>",
+        "qvit.conv_transpose2d %1, %2 {strides = array<i64: 2, 3>, padding = array<i64: 1, 2, 0, 3>,"
+        " dilations = array<i64: 2, 3>, groups = 2 : i64, output_padding = array<i64: 1, 0>}"
+        " : (tensor<2x4x3x5xf32>, tensor<4x3x3x2xf32>) -> tensor<2x6x9x11xf32>",
     ),
     (
         ("2x2x4x4xi8", "6x2x2x2xi8"),
         lambda x, w: products.Conv2dOp(x, w),
-        "%2 : (tensor<2x2x4x4xi8>, tensor<6x2x2x2xi8>) -> tensor<2x6x3x3xi32>",
+        "qvit.conv2d %1, %2 : (tensor<2x2x4x4xi8>, tensor<6x2x2x2xi8>) -> tensor<2x6x3x3xi32>",
     ),
     (
         ("2x4x3x3xf32", "4x3x2x2xf32"),
         lambda x, w: products.ConvTranspose2dOp(x, w),
-        "%2 : (tensor<2x4x3x3xf32>, tensor<4x3x2x2xf32>) -> tensor<2x3x4x4xf32>",
+        "qvit.conv_transpose2d %1, %2 : (tensor<2x4x3x3xf32>, tensor<4x3x2x2xf32>) -> tensor<2x3x4x4xf32>",
     ),
-    (("2x1xi8", "3xi8"), lambda a, b: elementwise.AddOp(a, b), "(tensor<2x1xi8>, tensor<3xi8>) -> tensor<2x3xi32>"),
-    (("2xi8", "2xi8"), lambda a, b: elementwise.SubOp(a, b, i64), "(tensor<2xi8>, tensor<2xi8>) -> tensor<2xi64>"),
-    (("2xf64", "2xf64"), lambda a, b: elementwise.MulOp(a, b), "(tensor<2xf64>, tensor<2xf64>) -> tensor<2xf64>"),
-    (("2xf32", "f32"), lambda a, b: elementwise.PowOp(a, b), "(tensor<2xf32>, tensor<f32>) -> tensor<2xf32>"),
-    (("2xf32",), lambda x: elementwise.TanhOp(x), ": tensor<2xf32>"),
-    (("2x3xf32",), lambda x: nonlinear.SoftmaxOp(x, 1), "axis 1 : tensor<2x3xf32>"),
-    (("2xf32",), lambda x: nonlinear.GeluOp(x), ": tensor<2xf32>"),
-    (("2xf32",), lambda x: nonlinear.GeluOp(x, tanh=True), "tanh : tensor<2xf32>"),
+    (
+        ("2x1xi8", "3xi8"),
+        lambda a, b: elementwise.AddOp(a, b),
+        "qvit.add %1, %2 : (tensor<2x1xi8>, tensor<3xi8>) -> tensor<2x3xi32>",
+    ),
+    (
+        ("2xi8", "2xi8"),
+        lambda a, b: elementwise.SubOp(a, b, i64),
+        "qvit.sub %1, %2 : (tensor<2xi8>, tensor<2xi8>) -> tensor<2xi64>",
+    ),
+    (
+        ("2xf64", "2xf64"),
+        lambda a, b: elementwise.MulOp(a, b),
+        "qvit.mul %1, %2 : (tensor<2xf64>, tensor<2xf64>) -> tensor<2xf64>",
+    ),
+    (
+        ("2xf32", "f32"),
+        lambda a, b: elementwise.PowOp(a, b),
+        "qvit.pow %1, %2 : (tensor<2xf32>, tensor<f32>) -> tensor<2xf32>",
+    ),
+    (("2xf32",), lambda x: elementwise.TanhOp(x), "qvit.tanh %1 : tensor<2xf32>"),
+    (("2x3xf32",), lambda x: nonlinear.SoftmaxOp(x, 1), "qvit.softmax %1 axis 1 : tensor<2x3xf32>"),
+    (("2xf32",), lambda x: nonlinear.GeluOp(x), "qvit.gelu %1 : tensor<2xf32>"),
+    (("2xf32",), lambda x: nonlinear.GeluOp(x, tanh=True), "qvit.gelu %1 tanh : tensor<2xf32>"),
     (
         ("2x3xf32", "3xf32"),
         lambda x, g: nonlinear.LayerNormOp(x, g, None, 0.5, 1),
-        "axis 1 epsilon 5.000000e-01 : (tensor<2x3xf32>, tensor<3xf32>) -> tensor<2x3xf32>",
+        "qvit.layer_norm %1, %2 axis 1 epsilon 5.000000e-01 : (tensor<2x3xf32>, tensor<3xf32>) -> tensor<2x3xf32>",
     ),
     (
         ("2x3xf32", *["3xf32"] * 4),
         lambda *values: nonlinear.BatchNormOp(*values, 0.5),
-        "epsilon 5.000000e-01 : (tensor<2x3xf32>, tensor<3xf32>, tensor<3xf32>, tensor<3xf32>, tensor<3xf32>)"
-        " -> tensor<2x3xf32>",
+        "qvit.batch_norm %1, %2, %3, %4, %5 epsilon 5.000000e-01"
+        " : (tensor<2x3xf32>, tensor<3xf32>, tensor<3xf32>, tensor<3xf32>, tensor<3xf32>) -> tensor<2x3xf32>",
     ),
     (
         ("2x3x4xf32",),
         lambda x: nonlinear.ReduceMeanOp(x, [0, 2], True),
-        "{axes = array<i64: 0, 2>, keepdims = true} : tensor<2x3x4xf32> -> tensor<1x3x1xf32>",
+        "qvit.reduce_mean %1 {axes = array<i64: 0, 2>, keepdims = true} : tensor<2x3x4xf32> -> tensor<1x3x1xf32>",
     ),
     (
         ("2x3x4xf32",),
         lambda x: nonlinear.ReduceMeanOp(x, [1], False),
-        "{axes = array<i64: 1>, keepdims = false} : tensor<2x3x4xf32> -> tensor<2x4xf32>",
+        "qvit.reduce_mean %1 {axes = array<i64: 1>, keepdims = false} : tensor<2x3x4xf32> -> tensor<2x4xf32>",
     ),
     (
         ("7x4x4xf32",),
         lambda x: nonlinear.ResizeOp(x, (8, 2), (2, 0.5), "nearest", "asymmetric"),
-        "-> tensor<7x8x2xf32>",
+        'qvit.resize %1 {mode = "nearest", coordinates = "asymmetric",'
+        " scales = array<f64: 2.000000e+00, 5.000000e-01>}"
+        " : tensor<7x4x4xf32> -> tensor<7x8x2xf32>",
     ),
-    (("2x3xi8",), lambda x: shape.ReshapeOp(x, (6,)), ": tensor<2x3xi8> -> tensor<6xi8>"),
-    (("2x3x4xi8",), lambda x: shape.TransposeOp(x, (1, 2, 0)), "[1, 2, 0] : tensor<2x3x4xi8> -> tensor<3x4x2xi8>"),
+    (("2x3xi8",), lambda x: shape.ReshapeOp(x, (6,)), "qvit.reshape %1 : tensor<2x3xi8> -> tensor<6xi8>"),
+    (
+        ("2x3x4xi8",),
+        lambda x: shape.TransposeOp(x, (1, 2, 0)),
+        "qvit.transpose %1 [1, 2, 0] : tensor<2x3x4xi8> -> tensor<3x4x2xi8>",
+    ),
     (
         ("2x3xi8",),
         lambda x: shape.SliceOp(x, 1, 1, 2),
-        "axis 1 start 1 size 2 step 1 : tensor<2x3xi8> -> tensor<2x2xi8>",
+        "qvit.slice %1 axis 1 start 1 size 2 step 1 : tensor<2x3xi8> -> tensor<2x2xi8>",
     ),
     (
         ("2x3xi8", "2x1xi8"),
         lambda *values: shape.ConcatOp(values, 1),
-        "axis 1 : (tensor<2x3xi8>, tensor<2x1xi8>) -> tensor<2x4xi8>",
+        "qvit.concat %1, %2 axis 1 : (tensor<2x3xi8>, tensor<2x1xi8>) -> tensor<2x4xi8>",
     ),
     (
         ("2x3x4xi8", "5x6xi32"),
         lambda x, i: shape.GatherOp(x, i, 1),
-        "axis 1 : (tensor<2x3x4xi8>, tensor<5x6xi32>) -> tensor<2x5x6x4xi8>",
+        "qvit.gather %1, %2 axis 1 : (tensor<2x3x4xi8>, tensor<5x6xi32>) -> tensor<2x5x6x4xi8>",
     ),
-    (("1x3xi8",), lambda x: shape.BroadcastOp(x, (2, 3)), ": tensor<1x3xi8> -> tensor<2x3xi8>"),
+    (("1x3xi8",), lambda x: shape.BroadcastOp(x, (2, 3)), "qvit.broadcast %1 : tensor<1x3xi8> -> tensor<2x3xi8>"),
+    (
+        ("1x2x4x4xi8", "2x2x2x2xi8", "2xi32"),
+        lambda x, w, b: products.Conv2dOp(x, w, b, zero_points=(3, -4)),
+        "qvit.conv2d %1, %2, %3 input_zero_point <3> weight_zero_point <-4>"
+        " : (tensor<1x2x4x4xi8>, tensor<2x2x2x2xi8>, tensor<2xi32>) -> tensor<1x2x3x3xi32>",
+    ),
+    (
+        ("2x3xi8", "4x3xi8"),
+        lambda x, w: products.LinearOp(x, w, zero_points=(0, ZeroPointAttr.of(np.array([1, 2, 3, 4])))),
+        "qvit.linear %1, %2 weight_zero_point <[1, 2, 3, 4]> : (tensor<2x3xi8>, tensor<4x3xi8>) -> tensor<2x4xi32>",
+    ),
+    (
+        ("7x4x4xf32",),
+        lambda x: nonlinear.ResizeOp(x, (8, 2), (2, 0.5), "cubic", "asymmetric", -0.5),
+        'qvit.resize %1 {mode = "cubic", coordinates = "asymmetric",'
+        " scales = array<f64: 2.000000e+00, 5.000000e-01>, cubic_a = -5.000000e-01 : f64}"
+        " : tensor<7x4x4xf32> -> tensor<7x8x2xf32>",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("types", "build", "end"), CONSTRUCTED, ids=lambda v: v if isinstance(v, str) else "")
-def test_constructors(types: tuple[str, ...], build: Callable[..., Operation], end: str) -> None:
+@pytest.mark.parametrize(("types", "build", "text"), CONSTRUCTED, ids=lambda v: v if isinstance(v, str) else "")
+def test_constructors(types: tuple[str, ...], build: Callable[..., Operation], text: str) -> None:
     operands = make(*types)
     op = build(*operands)
     op.verify()
     assert list(op.operands) == operands
-    assert str(op).endswith(end)
+    assert str(op).split(" = ", 1)[1] == text
 
 
 @pytest.mark.parametrize(
@@ -522,6 +573,8 @@ RULES = r"""
 # matmul
 %c = qvit.matmul %a, %b : (tensor<3xi8>, tensor<3x4xi8>) -> tensor<4xi32>
     lhs, rhs: expected at least two dimensions, found (3,) and (3, 4)
+%c = qvit.matmul %a, %b : (tensor<2x3xi8>, tensor<3xi8>) -> tensor<2xi32>
+    lhs, rhs: expected at least two dimensions, found (2, 3) and (3,)
 %c = qvit.matmul %a, %b : (tensor<2x3xi8>, tensor<4x3xi8>) -> tensor<2x3xi32>
     lhs, rhs: contracted dimensions differ: 3 in (2, 3), 4 in (4, 3)
 %c = qvit.matmul %a, %b : (tensor<2x2x3xi8>, tensor<3x3x4xi8>) -> tensor<2x2x4xi32>

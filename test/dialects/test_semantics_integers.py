@@ -99,6 +99,8 @@ def test_fit_and_saturate_at_the_edges(t: IntType) -> None:
         fit(beyond[2:], t)
     with pytest.raises(OverflowError, match=f"^{t.lo - 1} does not fit"):
         fit(beyond[:2], t)
+    with pytest.raises(OverflowError, match=f"^{t.hi + 1} does not fit"):
+        fit(beyond[::-1], t)
 
 
 @pytest.mark.filterwarnings("error")

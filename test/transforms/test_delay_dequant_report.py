@@ -17,7 +17,7 @@ from xdsl.dialects.builtin import ModuleOp
 from qvit.backends.interpreter import run, trace_names
 from qvit.dialects.provenance import sources
 from qvit.transforms.delay_dequant import DelayDequantPass, Report, delay_dequant
-from qvit.transforms.statistics import macs, macs_total
+from qvit.transforms.statistics import float_elements, macs, macs_total
 
 # One linear layer whose bias is exact, one product of activations that is blocked by a softmax.
 SMALL = """
@@ -360,6 +360,18 @@ def test_macs_of_others_are_zero() -> None:
     assert macs_total(ir_text.parse(SMALL)) == 24 + 40
 
 
+def test_constants_are_not_made() -> None:
+    text = """func.func @main(%q: tensor<2x3xi8>) -> tensor<2x3xf32> {
+      %x = qvit.dequantize %q <0.5> : tensor<2x3xi8> -> tensor<2x3xf32>
+      %c = qvit.constant dense<1.0> : tensor<3xf32>
+      %w = qvit.weight "w" : tensor<3xf32>
+      %y = qvit.add %x, %c : (tensor<2x3xf32>, tensor<3xf32>) -> tensor<2x3xf32>
+      %z = qvit.add %y, %w : (tensor<2x3xf32>, tensor<3xf32>) -> tensor<2x3xf32>
+      func.return %z : tensor<2x3xf32>
+    }"""
+    assert float_elements(ir_text.parse(text)) == 6 + 6 + 6
+
+
 # --- the names of traces ---
 
 
@@ -385,6 +397,18 @@ def test_a_quantize_that_changes_nothing_keeps_its_name() -> None:
     assert {"q1", "q2"} <= set(by_op["qvit.quantize"])
     assert "q3" in by_op["qvit.transpose"]
     assert len(names_of(module)) == len(set(names_of(module)))
+
+
+def test_a_name_of_two_belongs_to_neither() -> None:
+    text = """func.func @main(%q: tensor<2xi8>) -> (tensor<2xi8>, tensor<2xi8>) {
+      %x = qvit.dequantize %q <0.5> {qvit.src = ["dq"]} : tensor<2xi8> -> tensor<2xf32>
+      %a = qvit.quantize %x <0.3> {qvit.src = ["q1"]} : tensor<2xf32> -> tensor<2xi8>
+      %b = qvit.quantize %x <0.7> {qvit.src = ["q2"]} : tensor<2xf32> -> tensor<2xi8>
+      func.return %a, %b : tensor<2xi8>, tensor<2xi8>
+    }"""
+    module = ir_text.parse(text)
+    delay_dequant(module)
+    assert names_of(module) == ["q1", "q2"]
 
 
 def test_no_name_is_claimed_twice() -> None:

@@ -187,6 +187,16 @@ CASES = [
         }""",
         "dq dr root",
     ),
+    Case(
+        "concat-of-dequantize",
+        """func.func @main(%p: tensor<1xi4>, %q: tensor<1xi4>) -> tensor<2xf32> {
+          %x = qvit.dequantize %p <1.85 * 1.77 * [1.8] / [1.8], axis = 0> {qvit.src = ["dq"]} : tensor<1xi4> -> tensor<1xf32>
+          %y = qvit.dequantize %q <1.85 * 1.77 * 1.8 / 1.8> {qvit.src = ["dr"]} : tensor<1xi4> -> tensor<1xf32>
+          %z = qvit.concat %x, %y axis 0 {qvit.src = ["root"]} : (tensor<1xf32>, tensor<1xf32>) -> tensor<2xf32>
+          func.return %z : tensor<2xf32>
+        }""",
+        "dq dr root",
+    ),
     of_matrix(
         "mul-of-dequantize", "qvit.mul %x, %c : (tensor<2x3xf32>, tensor<1x1xf32>) -> tensor<2x3xf32>", DQ_ROWS, SCALAR
     ),
