@@ -19,11 +19,14 @@ from xdsl.utils.hints import isa
 from qvit.dialects.attributes import DyadicAttr, PotAttr, ScaleAttr, ZeroPointAttr
 from qvit.dialects.ops.elementwise import (
     AddOp,
+    ClipOp,
+    CompareOp,
     DivOp,
     ErfOp,
     MulOp,
     PowOp,
     ReluOp,
+    SelectOp,
     SigmoidOp,
     SqrtOp,
     SubOp,
@@ -201,6 +204,9 @@ IMPLEMENTATIONS: dict[type[Operation], Implementation] = dict(
         _unary(TanhOp, lambda _, op, x: np.tanh(x)),
         _unary(SigmoidOp, lambda _, op, x: elementwise.sigmoid(x)),
         _unary(ReluOp, lambda _, op, x: elementwise.relu(x)),
+        _unary(ClipOp, lambda _, op, x: elementwise.clip(x, *op.bounds)),
+        _binary(CompareOp, lambda _, op, a, b: elementwise.compare(a, b, op.predicate.data)),
+        (SelectOp, lambda _, op, condition, a, b: elementwise.select(condition, a, b)),
         _unary(SoftmaxOp, lambda _, op, x: nonlinear.softmax(x, op.axis.value.data)),
         _unary(GeluOp, lambda _, op, x: nonlinear.gelu(x, op.tanh is not None)),
         (LayerNormOp, _layer_norm),
@@ -261,7 +267,7 @@ def _check_input(name: str, array: Array, argument: SSAValue, float_dtype: np.dt
         if array.dtype.kind not in "fiu":
             raise ExecutionError(f"input {name!r}: expected floats, found {array.dtype}")
         return array.astype(float_dtype)
-    if array.dtype.kind not in "iu":
+    if array.dtype.kind not in "iub":
         raise ExecutionError(f"input {name!r}: expected {integer}, found {array.dtype}")
     if array.size and (array.min() < integer.lo or array.max() > integer.hi):
         raise ExecutionError(f"input {name!r}: values {array.min()}..{array.max()} do not fit {integer}")

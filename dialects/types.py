@@ -19,6 +19,9 @@ from xdsl.utils.hints import isa
 
 from qvit.dialects.semantics.integers import IntType
 
+BOOLEAN = IntegerType(1, Signedness.UNSIGNED)
+"""Truth values: 1 is true."""
+
 Tensor: TypeAlias = TensorType[Attribute]
 
 
@@ -54,7 +57,7 @@ def element_type(dtype: np.dtype[Any]) -> Attribute:
         case "u" if dtype.itemsize < 8:
             return IntegerType(8 * dtype.itemsize, Signedness.UNSIGNED)
         case "b":
-            return IntegerType(1)
+            return BOOLEAN
         case _:
             raise ValueError(f"no element type for NumPy's {dtype}")
 

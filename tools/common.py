@@ -69,13 +69,14 @@ def read_mlir(path: Path) -> ModuleOp:
 
 
 def read_onnx(path: Path, outputs: Sequence[str], dims: Mapping[str, int]) -> ModuleOp:
-    """An ONNX model; what the recognisers declined is said on stderr, one line a rule."""
+    """An ONNX model; remarks of the reader and its recognisers go to stderr, one line a rule."""
     from qvit.frontends.onnx import import_onnx, load_onnx
 
     module, declined = import_onnx(load_onnx(path), outputs, dims)
     for rule in dict.fromkeys(d.rule for d in declined):
         mine: list[Remark] = [d for d in declined if d.rule == rule]
-        print(f"note: {len(mine)} x {rule} not recognised, first {mine[0].src}: {mine[0].reason}", file=sys.stderr)
+        more = f" and {len(mine) - 1} more" if len(mine) > 1 else ""
+        print(f"note: {rule} at {mine[0].src}{more}: {mine[0].reason}", file=sys.stderr)
     return module
 
 

@@ -23,6 +23,11 @@ def require_shape(result: SSAValue, expected: Sequence[int]) -> None:
     require(found == tuple(expected), f"result: expected shape {tuple(expected)}, found {found}")
 
 
+def require_element(name: str, operand: SSAValue, expected: Attribute) -> None:
+    found = tensor_type(operand).element_type
+    require(found == expected, f"{name}: expected elements of type {expected}, found {found}")
+
+
 def require_float(**operands: SSAValue | None) -> None:
     """Every operand has float elements, all of the same type."""
     seen: dict[str, Attribute] = {}

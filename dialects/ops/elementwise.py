@@ -1,15 +1,28 @@
-"""Elementwise operations. add, sub and mul take floats or integers; the rest are float functions that imports need."""
+"""Elementwise operations.
+
+add, sub, mul, clip, compare and select take floats or integers; the rest are float functions that imports need.
+"""
 
 from abc import ABC
 from typing import ClassVar
 
-from xdsl.dialects.builtin import TensorType, i32
+from xdsl.dialects.builtin import Float64Type, FloatAttr, StringAttr, TensorType, f64, i32
 from xdsl.ir import Attribute, SSAValue
-from xdsl.irdl import IRDLOperation, VarConstraint, base, irdl_op_definition, operand_def, result_def, traits_def
+from xdsl.irdl import (
+    IRDLOperation,
+    ParsePropInAttrDict,
+    VarConstraint,
+    base,
+    irdl_op_definition,
+    operand_def,
+    prop_def,
+    result_def,
+    traits_def,
+)
 from xdsl.traits import Commutative, Pure
 
-from qvit.dialects.ops.checks import require_float, require_shape, takes_integers
-from qvit.dialects.types import broadcast_shapes, element_of, is_float, shape_of
+from qvit.dialects.ops.checks import require, require_element, require_float, require_shape, takes_integers
+from qvit.dialects.types import BOOLEAN, broadcast_shapes, element_dtype, element_of, integer_of, is_float, shape_of
 
 
 class ArithmeticOp(IRDLOperation, ABC):
@@ -204,3 +217,118 @@ class ReluOp(FloatUnaryOp):
     name = "qvit.relu"
 
     traits = traits_def(Pure())
+
+
+@irdl_op_definition
+class ClipOp(IRDLOperation):
+    """y = min(max(x, low), high). The bounds of integers are whole numbers of their type.
+
+    ```mlir
+    %y = qvit.clip %x from -7.000000e+00 to 7.000000e+00 : tensor<17x96xi4>
+    ```
+    """
+
+    name = "qvit.clip"
+
+    T: ClassVar = VarConstraint("T", base(TensorType))
+
+    input = operand_def(T)
+    low = prop_def(FloatAttr[Float64Type])
+    high = prop_def(FloatAttr[Float64Type])
+    result = result_def(T)
+
+    traits = traits_def(Pure())
+
+    assembly_format = "$input `from` $low `to` $high attr-dict `:` type($result)"
+
+    def __init__(self, input: SSAValue, low: float, high: float) -> None:
+        super().__init__(
+            operands=[input],
+            properties={"low": FloatAttr(low, f64), "high": FloatAttr(high, f64)},
+            result_types=[input.type],
+        )
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.low.value.data, self.high.value.data
+
+    def verify_(self) -> None:
+        element_dtype(element_of(self.input))
+        low, high = self.bounds
+        require(low <= high, f"bounds: expected low <= high, found {low} and {high}")
+        if (codes := integer_of(self.input)) is not None:
+            for bound in (low, high):
+                fits = bound.is_integer() and codes.lo <= bound <= codes.hi
+                require(fits, f"bounds: expected whole numbers of {codes} ({codes.lo}..{codes.hi}), found {bound}")
+
+
+@irdl_op_definition
+class CompareOp(IRDLOperation):
+    """1 where a relation holds, else 0: eq, ne, lt, le, gt, ge. As in IEEE 754, NaN is only `ne` to anything.
+
+    ```mlir
+    %y = qvit.compare %a, %b {predicate = "lt"} : (tensor<1x17xi32>, tensor<i32>) -> tensor<1x17xui1>
+    ```
+    """
+
+    name = "qvit.compare"
+
+    PREDICATES: ClassVar = ("eq", "ne", "lt", "le", "gt", "ge")
+
+    lhs = operand_def(TensorType)
+    rhs = operand_def(TensorType)
+    predicate = prop_def(StringAttr)
+    result = result_def(TensorType)
+
+    traits = traits_def(Pure())
+
+    irdl_options = (ParsePropInAttrDict(),)
+    assembly_format = "$lhs `,` $rhs attr-dict `:` functional-type(operands, results)"
+
+    def __init__(self, lhs: SSAValue, rhs: SSAValue, predicate: str) -> None:
+        shape = broadcast_shapes(shape_of(lhs), shape_of(rhs))
+        super().__init__(
+            operands=[lhs, rhs],
+            properties={"predicate": StringAttr(predicate)},
+            result_types=[TensorType(BOOLEAN, shape)],
+        )
+
+    def verify_(self) -> None:
+        found, known = self.predicate.data, self.PREDICATES
+        require(found in known, f"predicate: expected one of {', '.join(known)}, found {found!r}")
+        element_dtype(element_of(self.lhs))
+        require_element("rhs", self.rhs, element_of(self.lhs))
+        require_element("result", self.result, BOOLEAN)
+        require_shape(self.result, broadcast_shapes(shape_of(self.lhs), shape_of(self.rhs)))
+
+
+@irdl_op_definition
+class SelectOp(IRDLOperation):
+    """y = a where the condition is 1, b where it is 0; all three are broadcast against each other.
+
+    ```mlir
+    %y = qvit.select %c, %a, %b : (tensor<1x17xui1>, tensor<f32>, tensor<3x17x17xf32>) -> tensor<3x17x17xf32>
+    ```
+    """
+
+    name = "qvit.select"
+
+    condition = operand_def(TensorType)
+    lhs = operand_def(TensorType)
+    rhs = operand_def(TensorType)
+    result = result_def(TensorType)
+
+    traits = traits_def(Pure())
+
+    assembly_format = "$condition `,` $lhs `,` $rhs attr-dict `:` functional-type(operands, results)"
+
+    def __init__(self, condition: SSAValue, lhs: SSAValue, rhs: SSAValue) -> None:
+        shape = broadcast_shapes(shape_of(condition), shape_of(lhs), shape_of(rhs))
+        super().__init__(operands=[condition, lhs, rhs], result_types=[TensorType(element_of(lhs), shape)])
+
+    def verify_(self) -> None:
+        require_element("condition", self.condition, BOOLEAN)
+        element_dtype(element_of(self.lhs))
+        require_element("rhs", self.rhs, element_of(self.lhs))
+        require_element("result", self.result, element_of(self.lhs))
+        require_shape(self.result, broadcast_shapes(shape_of(self.condition), shape_of(self.lhs), shape_of(self.rhs)))

@@ -247,8 +247,8 @@ def reduced_shape(shape: Sequence[int], axes: Sequence[int], keepdims: bool) -> 
 class ResizeOp(IRDLOperation):
     """Resize the last two dimensions by interpolation (ONNX Resize without antialias, borders repeated).
 
-    mode: nearest, linear, cubic; coordinates: half_pixel, pytorch_half_pixel, align_corners, asymmetric; scales: result
-    by operand size, as the source graph states them.
+    mode: nearest (ties down), nearest_floor, linear, cubic; coordinates: half_pixel, pytorch_half_pixel, align_corners,
+    asymmetric; scales: result by operand size, as the source graph states them.
 
     ```mlir
     %y = qvit.resize %x {mode = "linear", coordinates = "half_pixel", scales = array<f64: 2.000000e+00, 2.000000e+00>} : tensor<1x8x4x4xf32> -> tensor<1x8x8x8xf32>
@@ -257,7 +257,7 @@ class ResizeOp(IRDLOperation):
 
     name = "qvit.resize"
 
-    MODES: ClassVar = ("nearest", "linear", "cubic")
+    MODES: ClassVar = ("nearest", "nearest_floor", "linear", "cubic")
     COORDINATES: ClassVar = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric")
 
     input = operand_def(TensorType)

@@ -18,16 +18,9 @@ from xdsl.irdl import (
 from xdsl.pattern_rewriter import RewritePattern
 from xdsl.traits import Pure
 
-from qvit.dialects.ops.checks import require, require_integer, require_shape
+from qvit.dialects.ops.checks import require, require_element, require_integer, require_shape
 from qvit.dialects.ops.products import ints
 from qvit.dialects.types import broadcast_shapes, element_of, shape_of
-
-
-def _require_element(result: SSAValue, operand: SSAValue) -> None:
-    require(
-        element_of(result) == element_of(operand),
-        f"result: expected elements of type {element_of(operand)}, found {element_of(result)}",
-    )
 
 
 @irdl_op_definition
@@ -54,7 +47,7 @@ class ReshapeOp(IRDLOperation, HasFolderInterface, HasCanonicalizationPatternsIn
     def verify_(self) -> None:
         before, after = shape_of(self.input), shape_of(self.result)
         require(prod(before) == prod(after), f"result: {prod(after)} elements in {after}, {prod(before)} in {before}")
-        _require_element(self.result, self.input)
+        require_element("result", self.result, element_of(self.input))
 
     def fold(self) -> list[SSAValue | Attribute] | None:
         """reshape to the same shape => x. bit-exact."""
@@ -105,7 +98,7 @@ class TransposeOp(IRDLOperation, HasFolderInterface, HasCanonicalizationPatterns
             f"permutation: expected an order of 0..{len(shape) - 1}, found {list(self.order)}",
         )
         require_shape(self.result, [shape[p] for p in self.order])
-        _require_element(self.result, self.input)
+        require_element("result", self.result, element_of(self.input))
 
     def fold(self) -> list[SSAValue | Attribute] | None:
         """transpose that keeps the order => x. bit-exact."""
@@ -168,7 +161,7 @@ class SliceOp(IRDLOperation, HasFolderInterface):
         )
         shape[axis] = size
         require_shape(self.result, shape)
-        _require_element(self.result, self.input)
+        require_element("result", self.result, element_of(self.input))
 
     def fold(self) -> list[SSAValue | Attribute] | None:
         """slice of everything => x. bit-exact."""
@@ -206,7 +199,7 @@ class ConcatOp(IRDLOperation, HasFolderInterface):
         shapes = [shape_of(value) for value in self.inputs]
         require_shape(self.result, concat_shape(shapes, self.axis.value.data))
         for value in self.inputs:
-            _require_element(self.result, value)
+            require_element("result", self.result, element_of(value))
 
     def fold(self) -> list[SSAValue | Attribute] | None:
         """concat of one operand => x. bit-exact."""
@@ -256,7 +249,7 @@ class GatherOp(IRDLOperation):
         before, axis = shape_of(self.input), self.axis.value.data
         require(0 <= axis < len(before), f"axis: {axis} is outside the {len(before)} dimensions of {self.input.type}")
         require_shape(self.result, (*before[:axis], *shape_of(self.indices), *before[axis + 1 :]))
-        _require_element(self.result, self.input)
+        require_element("result", self.result, element_of(self.input))
 
 
 @irdl_op_definition
@@ -282,7 +275,7 @@ class BroadcastOp(IRDLOperation, HasFolderInterface):
 
     def verify_(self) -> None:
         require_shape(self.result, broadcast_shapes(shape_of(self.input), shape_of(self.result)))
-        _require_element(self.result, self.input)
+        require_element("result", self.result, element_of(self.input))
 
     def fold(self) -> list[SSAValue | Attribute] | None:
         """broadcast to the same shape => x. bit-exact."""

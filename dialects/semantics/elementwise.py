@@ -1,5 +1,6 @@
-"""Elementwise operations: integer add, sub, mul are exact; the rest are float functions."""
+"""Elementwise operations: integer add, sub, mul are exact; the rest are float functions, or choose among values."""
 
+from collections.abc import Callable
 from math import erf as scalar_erf
 from math import factorial, pi
 
@@ -32,6 +33,33 @@ def sigmoid(x: Array) -> Array:
 def relu(x: Array) -> Array:
     """max(x, 0)."""
     return np.maximum(x, np.zeros((), x.dtype))
+
+
+COMPARISONS: dict[str, Callable[[Array, Array], Array]] = {
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+}
+"""The relations that `compare` knows; their results are 0 and 1 in uint8."""
+
+
+def compare(a: Array, b: Array, predicate: str) -> Array:
+    """1 where the relation holds, else 0, as uint8; broadcast. NaN is only `ne` to anything, itself included."""
+    return COMPARISONS[predicate](a, b).astype(np.uint8)
+
+
+def clip(x: Array, low: float, high: float) -> Array:
+    """min(max(x, low), high) in x's type; the bounds of integers are whole. A NaN stays one."""
+    bounds = (low, high) if x.dtype.kind == "f" else (int(low), int(high))
+    return np.clip(x, *(np.array(bound, x.dtype) for bound in bounds))
+
+
+def select(condition: Array, a: Array, b: Array) -> Array:
+    """a where the condition is not 0, else b; broadcast."""
+    return np.where(condition != 0, a, b)
 
 
 _ERF_STEP = 1 / 32

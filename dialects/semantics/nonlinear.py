@@ -54,7 +54,7 @@ def _cubic_weights(distance: Array, a: float) -> Array:
 def resize_matrix(source: int, target: int, scale: float, mode: str, coordinates: str, cubic_a: float) -> Array:
     """The matrix [target, source] that resizes one axis: rows are interpolation weights. Border pixels repeat.
 
-    mode: nearest (round half down), linear, cubic; coordinates: half_pixel, pytorch_half_pixel, align_corners,
+    mode: nearest (round half down), nearest_floor, linear, cubic; coordinates: half_pixel, pytorch_half_pixel, align_corners,
     asymmetric. ONNX Resize, without antialias.
     """
     i = np.arange(target, dtype=np.float64)
@@ -70,8 +70,9 @@ def resize_matrix(source: int, target: int, scale: float, mode: str, coordinates
         case _:
             raise ValueError(f"unknown coordinates {coordinates!r}")
     matrix = np.zeros((target, source))
-    if mode == "nearest":
-        matrix[np.arange(target), np.clip(np.ceil(position - 0.5), 0, source - 1).astype(int)] = 1
+    if mode in ("nearest", "nearest_floor"):
+        nearest = np.ceil(position - 0.5) if mode == "nearest" else np.floor(position)
+        matrix[np.arange(target), np.clip(nearest, 0, source - 1).astype(int)] = 1
         return matrix
     base = np.floor(position).astype(int)
     for offset in (0, 1) if mode == "linear" else (-1, 0, 1, 2):

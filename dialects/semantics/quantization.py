@@ -33,6 +33,17 @@ def along(values: Array, axis: int | None, rank: int) -> Array:
     return values.reshape([-1 if i == axis else 1 for i in range(rank)])
 
 
+def lengthwise(values: Array, rank: int) -> tuple[Array, int | None] | None:
+    """The inverse of `along`: what broadcasts against `rank` dimensions as (vector, axis) or (number, None).
+
+    None if it varies along more than one axis, or enlarges the tensor.
+    """
+    wide = [i for i, d in enumerate(values.shape) if d != 1]
+    if len(wide) > 1 or values.ndim > rank:
+        return None
+    return (values.reshape(-1), wide[0] + rank - values.ndim) if wide else (values.reshape(()), None)
+
+
 def quantize(x: Array, scale: Array, zero_point: Array, rounding: Rounding, result: IntType) -> Array:
     """q = saturate(round(x / scale) + zero_point).
 

@@ -1,16 +1,18 @@
 """One ONNX graph being read: named values, which are constants or SSA values, and the nodes that make them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
-from xdsl.ir import Block, Operation, SSAValue
+import numpy as np
+from xdsl.dialects.builtin import IntegerType, Signedness
+from xdsl.ir import Attribute, Block, Operation, SSAValue
 
 from qvit.dialects.ops.weights import ConstantOp
-from qvit.dialects.provenance import set_sources, sources
+from qvit.dialects.provenance import Remark, set_sources, sources
 from qvit.dialects.semantics.integers import Array
-from qvit.dialects.types import element_of, element_type, is_float, shape_of
+from qvit.dialects.types import element_dtype, element_of, element_type, is_float, shape_of
 from qvit.frontends.errors import ImportRefused
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
@@ -26,6 +28,23 @@ class Constant:
 
 Value = Constant | SSAValue
 
+_NARROW = {
+    f"{sign}int{bits}": IntegerType(bits, Signedness.SIGNLESS if not sign else Signedness.UNSIGNED)
+    for sign in ("", "u")
+    for bits in (2, 4)
+}
+
+
+def storage(dtype: np.dtype[Any]) -> tuple[np.dtype[Any], Attribute]:
+    """(NumPy type, element type) of what ONNX holds as `dtype`; ValueError if the dialect has no such type.
+
+    Integers of 2 and 4 bits, which NumPy has no type of its own for, are stored one a byte.
+    """
+    if (narrow := _NARROW.get(dtype.name)) is not None:
+        return element_dtype(narrow), narrow
+    element = element_type(dtype)
+    return element_dtype(element), element
+
 
 @dataclass
 class Graph:
@@ -33,6 +52,9 @@ class Graph:
 
     block: Block
     opset: int
+    ranges: Mapping[str, tuple[float, float]] | None
+    """Measured ranges of tensors that are quantized dynamically; None while they are being measured."""
+    remarks: list[Remark] = field(default_factory=list[Remark])
     values: dict[str, Value] = field(default_factory=dict[str, Value])
     _materialized: dict[str, SSAValue] = field(default_factory=dict[str, SSAValue])
 
@@ -51,7 +73,8 @@ class Graph:
             return value
         if value.name not in self._materialized:
             try:
-                constant = ConstantOp(value.array, element_type(value.array.dtype))
+                dtype, element = storage(value.array.dtype)
+                constant = ConstantOp(value.array.astype(dtype, copy=False), element)
             except ValueError as error:
                 raise ImportRefused(f"constant {value.name!r}: {error}; convert the model to float32") from None
             self._materialized[value.name] = self.emit(constant, value.name)
@@ -76,11 +99,16 @@ class Node:
     op_type: str
     graph: Graph
     inputs: list[Value | None]
+    input_names: Sequence[str]
     attributes: dict[str, Any]
     outputs: Sequence[str]
 
     def refuse(self, problem: str, advice: str) -> NoReturn:
         raise ImportRefused(f"node {self.name!r} ({self.op_type}): {problem}; {advice}")
+
+    def remark(self, about: str, reason: str) -> None:
+        """Tell the user about something that is read, but not quite as it was meant."""
+        self.graph.remarks.append(Remark(self.name, about, reason))
 
     def emit(self, op: Operation) -> SSAValue:
         return self.graph.emit(op, self.name)
@@ -115,6 +143,10 @@ class Node:
             return value.array
         self.refuse(f"{what} (input {index}) depends on the model's input", "export the model with static shapes")
 
+    def number(self, number: float, like: SSAValue) -> SSAValue:
+        """A number as a constant of the element type of `like`."""
+        return self.emit(ConstantOp(np.array(number, element_dtype(element_of(like))), element_of(like)))
+
     def integers(self, index: int, what: str) -> list[int]:
         """Input `index` as a list of integers known at import."""
         array = self.constant(index, what)
@@ -140,3 +172,7 @@ class Node:
     def shape(self, index: int) -> tuple[int, ...]:
         value = self.value(index)
         return value.array.shape if isinstance(value, Constant) else shape_of(value)
+
+
+Handler: TypeAlias = Callable[[Node], "Value | list[Value]"]
+"""From a node to what its outputs are; shorter lists leave outputs out."""

@@ -18,13 +18,14 @@ from qvit.dialects.types import element_type
 from qvit.frontends.errors import ImportRefused, did_you_mean
 from qvit.frontends.onnx.graph import DEFAULT_DOMAINS, Constant, Graph, Node, Value
 from qvit.frontends.onnx.handlers import FOLDERS, HANDLERS
+from qvit.frontends.onnx.handlers.dynamic import MEASURED
 from qvit.frontends.recognise import recognise
 
 if TYPE_CHECKING:
     import onnx
 
-OPSETS = range(13, 24)
-"""Softmax, Squeeze and Unsqueeze have their present meaning from 13; later changes are known up to 23."""
+OPSETS = range(11, 24)
+"""What changed between them is known; before 11 Clip and Pad had their bounds as attributes."""
 
 
 def load_onnx(path: Path) -> "onnx.ModelProto":
@@ -47,20 +48,48 @@ def load_onnx(path: Path) -> "onnx.ModelProto":
 
 
 def import_onnx(
-    model: "onnx.ModelProto", outputs: Sequence[str] = (), dims: Mapping[str, int] | None = None
+    model: "onnx.ModelProto",
+    outputs: Sequence[str] = (),
+    dims: Mapping[str, int] | None = None,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> tuple[ModuleOp, list[Remark]]:
     """Turn an ONNX model into a module with one float function @main.
 
-    outputs: tensors to end at instead of the model's own outputs; dims: values of the symbolic dimensions. Also returns
-    what the recognisers declined. ImportRefused names the node that is not understood, what was expected, what to do.
+    outputs: tensors to end at instead of the model's own outputs; dims: values of the symbolic dimensions; ranges: lowest
+    and highest value of each tensor that the model quantizes dynamically (see import_to_measure), whose scales they freeze.
+    Also returns what the recognisers declined. ImportRefused names the node that is not understood, what was expected,
+    what to do.
     """
+    return _guarded(model, outputs, dims or {}, ranges or {})
+
+
+def import_to_measure(model: "onnx.ModelProto", dims: Mapping[str, int] | None = None) -> ModuleOp | None:
+    """A module whose results are the tensors that the model quantizes dynamically; None if there are none.
+
+    Nothing in it is quantized dynamically: from float results on sample inputs follow the `ranges` of import_onnx.
+    """
+    measured = dict.fromkeys(node.input[0] for node in model.graph.node if node.op_type in MEASURED)
+    return _guarded(model, list(measured), dims or {}, None)[0] if measured else None
+
+
+def _guarded(
+    model: "onnx.ModelProto",
+    outputs: Sequence[str],
+    dims: Mapping[str, int],
+    ranges: Mapping[str, tuple[float, float]] | None,
+) -> tuple[ModuleOp, list[Remark]]:
     try:
-        return _import(model, outputs, dims or {})
+        return _import(model, outputs, dims, ranges)
     except UnicodeDecodeError as error:
         raise ImportRefused(f"the name of a node or tensor is not text: {error}; the model is damaged") from error
 
 
-def _import(model: "onnx.ModelProto", outputs: Sequence[str], dims: Mapping[str, int]) -> tuple[ModuleOp, list[Remark]]:
+def _import(
+    model: "onnx.ModelProto",
+    outputs: Sequence[str],
+    dims: Mapping[str, int],
+    ranges: Mapping[str, tuple[float, float]] | None,
+) -> tuple[ModuleOp, list[Remark]]:
     opset = next((o.version for o in model.opset_import if o.domain in DEFAULT_DOMAINS), 0)
     if opset not in OPSETS:
         raise ImportRefused(
@@ -74,7 +103,7 @@ def _import(model: "onnx.ModelProto", outputs: Sequence[str], dims: Mapping[str,
     used = {name for node in needed for name in node.input} | set(ends)
     nodes = [_copy(node, used) for node in needed]
     block = Block()
-    graph = Graph(block, opset)
+    graph = Graph(block, opset, ranges)
     _add_initializers(graph, model.graph.initializer, used)
     names = _add_inputs(graph, model.graph, dims)
     del model  # unless the caller keeps it, its weights are freed here: they are arrays now
@@ -84,6 +113,7 @@ def _import(model: "onnx.ModelProto", outputs: Sequence[str], dims: Mapping[str,
         if end not in graph.values:
             raise ImportRefused(f"the tensor {end!r} is not made: its node's operator has no such output that is read")
     results = [graph.ssa(graph.values[end]) for end in ends]
+    remarks = graph.remarks
     del graph
     block.add_op(ReturnOp(*results))
     function = FuncOp(
@@ -94,12 +124,12 @@ def _import(model: "onnx.ModelProto", outputs: Sequence[str], dims: Mapping[str,
         res_attrs=_names(ends),
     )
     module = ModuleOp([function])
-    declined = recognise(module)
+    remarks += recognise(module)
     try:
         module.verify()
     except VerifyException as error:  # a handler's mistake, or shapes in the file that contradict each other
         raise ImportRefused(f"the imported graph is not consistent: {error}") from error
-    return module, declined
+    return module, remarks
 
 
 def _names(names: Iterable[str]) -> ArrayAttr[DictionaryAttr]:
@@ -244,7 +274,7 @@ def _read_node(graph: Graph, proto: "onnx.NodeProto") -> None:
                 " node that makes it; export the model for inference"
             )
     inputs = [graph.values[name] if name else None for name in proto.input]
-    node = Node(_name(proto), proto.op_type, graph, inputs, attributes, list(proto.output))
+    node = Node(_name(proto), proto.op_type, graph, inputs, list(proto.input), attributes, list(proto.output))
     handler = HANDLERS.get((proto.domain, proto.op_type))
     try:
         if proto.op_type not in _NEVER_FOLDED and all(i is None or isinstance(i, Constant) for i in inputs):
@@ -273,6 +303,11 @@ _DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, AssertionError, 
 _NEVER_FOLDED = (
     "QuantizeLinear",
     "DequantizeLinear",
+    "Quant",
+    "IntQuant",
+    "BipolarQuant",
+    "Cast",
+    "Clip",
     "RandomNormal",
     "RandomUniform",
     "RandomNormalLike",
@@ -280,7 +315,7 @@ _NEVER_FOLDED = (
     "Bernoulli",
     "Multinomial",
 )
-"""The first two say how a constant is stored, which is the whole point; the others are no constants."""
+"""The first say how a constant is stored, which is the whole point; the random ones are no constants."""
 
 
 def _fold(node: Node, proto: "onnx.NodeProto") -> list[Value]:

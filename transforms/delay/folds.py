@@ -11,9 +11,10 @@ from qvit.dialects.ops.shape import ReshapeOp
 from qvit.dialects.ops.weights import ConstantOp, WeightOp
 from qvit.dialects.provenance import describe
 from qvit.dialects.semantics.integers import Rounding
+from qvit.dialects.semantics.quantization import lengthwise
 from qvit.dialects.types import broadcast_shapes, element_of, shape_of
 from qvit.dialects.weights import Weights
-from qvit.transforms.rule import Exactness, Rewrite, Rule, require
+from qvit.transforms.rule import Declined, Exactness, Rewrite, Rule, require
 
 
 def _is_constant(value: SSAValue) -> bool:
@@ -28,15 +29,16 @@ def constant_factor(value: SSAValue, rank: int, weights: Weights) -> tuple[Facto
     shape, array, element = shape_of(value), weights.array(value), element_of(value)
     assert array is not None
     assert isinstance(element, AnyFloat)  # it multiplies floats
-    wide = [i for i, d in enumerate(shape) if d != 1]
-    require(len(wide) <= 1, f"the constant {describe(value)} of shape {shape} varies along more than one axis")
+    found = lengthwise(array, max(rank, array.ndim))
+    if found is None:
+        raise Declined(f"the constant {describe(value)} of shape {shape} varies along more than one axis")
     require(np.isfinite(array).all(), f"the constant {describe(value)} holds numbers that are not finite")
-    if not wide:
-        return FloatAttr(float(array.reshape(())), element), None
-    axis = wide[0] + rank - len(shape)
+    values, axis = found
+    if axis is None:
+        return FloatAttr(float(values), element), None
     if len(shape) == 1 and isinstance(value.owner, WeightOp):
         return WeightRefAttr(value.owner.key, value.owner.result.type), axis
-    return dense(array.reshape(-1)), axis
+    return dense(values), axis
 
 
 class MulOfDequantize(Rule):
