@@ -166,6 +166,10 @@ def _batch_norm(_: Machine, op: BatchNormOp, x: Array, gamma: Array, beta: Array
     return nonlinear.batch_norm(x, gamma, beta, mean, var, op.epsilon.value.data)
 
 
+def _select(_: Machine, op: SelectOp, condition: Array, a: Array, b: Array) -> Array:
+    return elementwise.select(condition, a, b)
+
+
 def _concat(_: Machine, op: ConcatOp, *parts: Array) -> Array:
     return shape.concat(parts, op.axis.value.data)
 
@@ -206,7 +210,7 @@ IMPLEMENTATIONS: dict[type[Operation], Implementation] = dict(
         _unary(ReluOp, lambda _, op, x: elementwise.relu(x)),
         _unary(ClipOp, lambda _, op, x: elementwise.clip(x, *op.bounds)),
         _binary(CompareOp, lambda _, op, a, b: elementwise.compare(a, b, op.predicate.data)),
-        (SelectOp, lambda _, op, condition, a, b: elementwise.select(condition, a, b)),
+        (SelectOp, _select),
         _unary(SoftmaxOp, lambda _, op, x: nonlinear.softmax(x, op.axis.value.data)),
         _unary(GeluOp, lambda _, op, x: nonlinear.gelu(x, op.tanh is not None)),
         (LayerNormOp, _layer_norm),

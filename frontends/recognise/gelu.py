@@ -123,8 +123,8 @@ class RecogniseTanhGelu(RewritePattern):
             terms = [_monomial(operand, self.weights) for operand in add.operands]
             for (c1, low, more), (c3, high, rest) in (terms, terms[::-1]):
                 x = next(iter(high), None)
-                cubic = x is not None and c1 == 1 and isclose(c3, 0.044715, rel_tol=1e-4)
+                cubic = c1 == 1 and isclose(c3, 0.044715, rel_tol=1e-4)
                 outside = powers - Counter([value])
-                if cubic and high - low == Counter({x: 2}) and outside + low == Counter([x]):
+                if x is not None and cubic and high - low == Counter({x: 2}) and outside + low == Counter([x]):
                     return x, [*more, *rest, add, *ops]
         raise Decline("the argument of tanh is not sqrt(2 / pi) (x + 0.044715 x^3)")

@@ -64,7 +64,7 @@ def padding(node: Node, kernel: Sequence[int], input: Sequence[int]) -> list[int
     if mode not in ("SAME_UPPER", "SAME_LOWER") or node.op_type == "ConvTranspose":
         node.refuse(f"auto_pad {mode} is not read", "export the model with explicit pads")
     strides, dilations = node.attribute("strides", [1, 1]), node.attribute("dilations", [1, 1])
-    low, high = [], []
+    low, high = list[int](), list[int]()
     for size, width, stride, dilation in zip(input[-2:], kernel, strides, dilations, strict=True):
         reach = (width - 1) * dilation + 1
         total = max((-(-size // stride) - 1) * stride + reach - size, 0)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from xdsl.dialects.builtin import IntegerType, Signedness
 from xdsl.ir import SSAValue
+from xdsl.utils.hints import isa
 
 from qvit.dialects.attributes import QParamsAttr
 from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
@@ -43,7 +44,7 @@ def parameters(
 def codes(node: Node, dtype: np.dtype[Any]) -> IntegerType:
     """The element type of codes that are stored in `dtype`."""
     element = storage(dtype)[1]
-    if isinstance(element, IntegerType) and element.width.data <= 32:
+    if isa(element, IntegerType) and element.width.data <= 32:
         return element
     node.refuse(f"codes of type {dtype} are not read", "quantize to integers of at most 16 bits")
 

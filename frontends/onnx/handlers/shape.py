@@ -157,9 +157,8 @@ def _gather_elements(node: Node) -> Value:
         node.refuse(f"indices of shape {indices.shape} do not fit {shape}", "the model is damaged")
     if indices.size and not (-length <= indices.min() and indices.max() < length):
         node.refuse(f"indices reach outside the {length} elements of axis {axis}", "the model is damaged")
-    places = list(np.indices(indices.shape))
-    places[axis] = np.where(indices < 0, indices + length, indices)
-    flat = np.ravel_multi_index(tuple(places), shape).astype(np.int32)
+    numbers = np.arange(prod(shape), dtype=np.int32).reshape(shape)
+    flat = np.take_along_axis(numbers, indices.astype(np.int64), axis)
     constant = node.graph.ssa(Constant(f"{node.name}.indices", flat))
     return node.emit(GatherOp(node.emit(ReshapeOp(value, [prod(shape)])), constant, 0))
 
@@ -176,8 +175,8 @@ def _gather_nd(node: Node) -> Value:
     lengths = np.array(shape[:depth])
     if ((indices < -lengths) | (indices >= lengths)).any():
         node.refuse(f"indices reach outside {tuple(shape[:depth])}", "the model is damaged")
-    places = np.where(indices < 0, indices + lengths, indices)
-    flat = np.ravel_multi_index(tuple(np.moveaxis(places, -1, 0)), shape[:depth]).astype(np.int32)
+    numbers = np.arange(prod(shape[:depth]), dtype=np.int32).reshape(shape[:depth])
+    flat = numbers[tuple(np.moveaxis(indices, -1, 0))]
     constant = node.graph.ssa(Constant(f"{node.name}.indices", flat))
     rows = node.emit(ReshapeOp(value, [prod(shape[:depth]), *shape[depth:]]))
     return node.emit(GatherOp(rows, constant, 0))
@@ -215,7 +214,7 @@ def _pad(node: Node) -> Value:
         if mode == "constant":
             value = _fill(node, value, axis, low, high)
         else:
-            where = np.pad(np.arange(shape_of(value)[axis], dtype=np.int32), (low, high), mode)  # pyright: ignore[reportCallIssue, reportArgumentType]
+            where = np.pad(np.arange(shape_of(value)[axis], dtype=np.int32), (low, high), mode)
             indices = node.graph.emit(ConstantOp(where), node.name)
             value = node.emit(GatherOp(value, indices, axis))
     return value
