@@ -68,11 +68,16 @@ def read_mlir(path: Path) -> ModuleOp:
     return parse_mlir(context, path.read_text(), str(path), path.parent)
 
 
-def read_onnx(path: Path, outputs: Sequence[str], dims: Mapping[str, int]) -> ModuleOp:
-    """An ONNX model; remarks of the reader and its recognisers go to stderr, one line a rule."""
+def read_onnx(path: Path, outputs: Sequence[str], dims: Mapping[str, int], samples: Path | None = None) -> ModuleOp:
+    """An ONNX model; remarks of the reader and its recognisers go to stderr, one line a rule. samples: for --calibrate."""
     from qvit.frontends.onnx import import_onnx, load_onnx
 
-    module, declined = import_onnx(load_onnx(path), outputs, dims)
+    ranges: Mapping[str, tuple[float, float]] = {}
+    if samples is not None:
+        from qvit.tools.calibration import measured_ranges
+
+        ranges = measured_ranges(load_onnx(path), samples, dims)
+    module, declined = import_onnx(load_onnx(path), outputs, dims, ranges)
     for rule in dict.fromkeys(d.rule for d in declined):
         mine: list[Remark] = [d for d in declined if d.rule == rule]
         more = f" and {len(mine) - 1} more" if len(mine) > 1 else ""

@@ -123,6 +123,7 @@ class QvitOpt(xDSLOptMain):
         super().register_all_arguments(arg_parser)
         arg_parser.add_argument("--outputs", default="")
         arg_parser.add_argument("--dim", action="append", default=[])
+        arg_parser.add_argument("--calibrate", type=Path)
         arg_parser.add_argument("--report", default="")
         arg_parser.add_argument("--allow-bounded", action="store_true")
         arg_parser.add_argument("--weights-out", type=Path)
@@ -142,7 +143,7 @@ class QvitOpt(xDSLOptMain):
     def _parse_onnx(self, io: IO[bytes]) -> ModuleOp:
         path = self._input_path()
         assert path is not None
-        return read_onnx(path, [name for name in self.args.outputs.split(",") if name], self.dims)
+        return read_onnx(path, [name for name in self.args.outputs.split(",") if name], self.dims, self.args.calibrate)
 
     def prepare_input(self) -> tuple[list[tuple[IO[bytes], int]], str]:
         path = self._input_path()
@@ -156,8 +157,8 @@ class QvitOpt(xDSLOptMain):
             if not path.exists():
                 raise FileNotFoundError(f"{path}: no such file")
             return [(BytesIO(), 0)], extension
-        if self.args.outputs or self.dims:
-            raise UsageError("--outputs and --dim are for .onnx input")
+        if self.args.outputs or self.dims or self.args.calibrate:
+            raise UsageError("--outputs, --dim and --calibrate are for .onnx input")
         text = sys.stdin.buffer.read() if path is None else path.read_bytes()
         if not self.args.split_input_file:
             return [(BytesIO(text), 0)], extension

@@ -24,6 +24,7 @@ passes:
 input:
   --outputs NAME,...      end the graph at these tensors instead of the model's outputs (.onnx)
   --dim NAME=N            fix a dynamic dimension of the model's inputs, e.g. --dim batch_size=1 (.onnx)
+  --calibrate FILE.npz    freeze dynamic quantization by ranges measured on samples, an array for each input (.onnx)
   --split-input-file      treat the parts between lines `// -----` as modules of their own
   --allow-unregistered-dialect
 

@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     add("--trace", type=Path, metavar="DIR", help="keep every integer tensor, by the name of its source node")
     add("--outputs", default="", metavar="NAME,...", help="end an .onnx graph at these tensors")
     add("--dim", action="append", default=[], metavar="NAME=N", help="fix a dynamic dimension of an .onnx model")
+    add("--calibrate", type=Path, metavar="FILE.npz", help="freeze an .onnx model's dynamic quantization on samples")
     add("--version", action="version", version=f"qvit {VERSION}")
     return arguments
 

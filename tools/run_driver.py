@@ -23,9 +23,9 @@ def _load(args: argparse.Namespace) -> ModuleOp:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     if path.suffix == ".onnx":
-        return read_onnx(path, [name for name in args.outputs.split(",") if name], parse_dims(args.dim))
-    if args.outputs or args.dim:
-        raise UsageError("--outputs and --dim are for .onnx models")
+        return read_onnx(path, [name for name in args.outputs.split(",") if name], parse_dims(args.dim), args.calibrate)
+    if args.outputs or args.dim or args.calibrate:
+        raise UsageError("--outputs, --dim and --calibrate are for .onnx models")
     return read_mlir(path)
 
 
