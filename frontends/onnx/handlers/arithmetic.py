@@ -115,6 +115,16 @@ def _is_nan(node: Node) -> Value:
     return node.emit(CompareOp(x, x, "ne"))  # NaN alone differs from itself
 
 
+def leaky_relu(node: Node, x: SSAValue) -> SSAValue:
+    """x, or alpha x where it is negative."""
+    positive = node.emit(CompareOp(x, node.number(0, x), "ge"))
+    return node.emit(SelectOp(positive, x, node.emit(MulOp(x, node.number(node.attribute("alpha", 0.01), x)))))
+
+
+def _leaky_relu(node: Node) -> Value:
+    return leaky_relu(node, node.float_tensor(0))
+
+
 def _boolean(node: Node, index: int) -> SSAValue:
     tensor = node.tensor(index)
     if element_of(tensor) != BOOLEAN:
@@ -164,6 +174,7 @@ ARITHMETIC: dict[tuple[str, str], Handler] = {
     ("", "Tanh"): _unary(TanhOp),
     ("", "Sigmoid"): _unary(SigmoidOp),
     ("", "Relu"): _unary(ReluOp),
+    ("", "LeakyRelu"): _leaky_relu,
     ("", "Clip"): _clip,
     ("", "Cast"): _cast,
     ("", "Equal"): _compare("eq"),

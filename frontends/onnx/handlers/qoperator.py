@@ -15,6 +15,7 @@ from qvit.dialects.ops.quantization import DequantizeOp
 from qvit.dialects.ops.shape import ConcatOp
 from qvit.dialects.types import shape_of
 from qvit.frontends.onnx.graph import Handler, Node, Value
+from qvit.frontends.onnx.handlers.arithmetic import leaky_relu
 from qvit.frontends.onnx.handlers.nonlinear import average, global_average, softmax
 from qvit.frontends.onnx.handlers.products import convolution, gemm
 from qvit.frontends.onnx.handlers.quantization import parameters, to_codes, to_reals
@@ -95,6 +96,7 @@ QOPERATOR: dict[tuple[str, str], Handler] = {
     ("com.microsoft", "QLinearAdd"): _binary(AddOp),
     ("com.microsoft", "QLinearMul"): _binary(MulOp),
     ("com.microsoft", "QLinearSigmoid"): _unary(_sigmoid),
+    ("com.microsoft", "QLinearLeakyRelu"): _unary(leaky_relu),
     ("com.microsoft", "QLinearSoftmax"): _softmax,
     ("com.microsoft", "QLinearConcat"): _concat,
     ("com.microsoft", "QLinearAveragePool"): _unary(_channels_first(average)),
