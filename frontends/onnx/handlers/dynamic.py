@@ -40,8 +40,10 @@ def _codes(node: Node) -> tuple[SSAValue, Array, Array]:
             "freeze it on sample inputs with --calibrate samples.npz, or quantize the model statically",
         )
     scale, zero = frozen(*ranges[name])
-    params = QParamsAttr.of(scale, zero.astype(np.int64))
-    return node.emit(QuantizeOp(x, params, IntegerType(8, Signedness.UNSIGNED))), scale, zero
+    quantize = QuantizeOp(x, QParamsAttr.of(scale, zero.astype(np.int64)), IntegerType(8, Signedness.UNSIGNED))
+    # codes inside of a fused node have a name of their own in traces: the node's is that of its product
+    src = node.name if node.op_type == "DynamicQuantizeLinear" else f"{node.name}.codes"
+    return node.graph.emit(quantize, src), scale, zero
 
 
 def _quantize(node: Node) -> list[Value]:
@@ -69,19 +71,23 @@ def _conv_integer(node: Node) -> Value:
     return convolution(node, _reals(node, 0, 2, 1), _reals(node, 1, 3, 0), None)
 
 
+def _dequantized(node: Node, at: int, scale_at: int, zero_at: int, axis: int) -> SSAValue:
+    tensor = node.tensor(at)
+    return tensor if is_float(element_of(tensor)) else to_reals(node, at, scale_at, zero_at, axis)
+
+
 def _dynamic_quantize_matmul(node: Node) -> Value:
     """A quantized as DynamicQuantizeLinear does, times dequantized B, plus a bias (com.microsoft)."""
-    codes, scale, zero = _codes(node)
-    if not is_float(element_of(codes)):
-        codes = node.emit(DequantizeOp(codes, QParamsAttr.of(scale, zero.astype(np.int64))))
-    return _biased(node, node.emit(MatmulOp(codes, to_reals(node, 1, 2, 3, axis=-1))), 4)
+    a, scale, zero = _codes(node)
+    if not is_float(element_of(a)):
+        a = node.emit(DequantizeOp(a, QParamsAttr.of(scale, zero.astype(np.int64))))
+    return _biased(node, node.emit(MatmulOp(a, _dequantized(node, 1, 2, 3, -1))), 4)
 
 
 def _matmul_integer_to_float(node: Node) -> Value:
     """(A, B, their scales, their zero points, bias): dequantized A times dequantized B, plus the bias (com.microsoft)."""
-    measuring = is_float(element_of(node.tensor(0)))
-    a = node.tensor(0) if measuring else to_reals(node, 0, 2, 4, axis=-2)
-    return _biased(node, node.emit(MatmulOp(a, to_reals(node, 1, 3, 5, axis=-1))), 6)
+    product = MatmulOp(_dequantized(node, 0, 2, 4, -2), _dequantized(node, 1, 3, 5, -1))
+    return _biased(node, node.emit(product), 6)
 
 
 def _biased(node: Node, product: SSAValue, at: int) -> SSAValue:

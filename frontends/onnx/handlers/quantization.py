@@ -26,8 +26,8 @@ def parameters(
     zero = None if zero_at is None else node.optional_constant(zero_at, "the zero point")
     if scale.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
         node.refuse(f"its scale is {scale.dtype}", "only float32 scales are read")
-    if not (np.isfinite(scale).all() and (scale > 0).all()):
-        node.refuse("its scale is not positive and finite", "calibrate the model again: a range is empty or missing")
+    if not np.isfinite(scale).all() or not scale.all():
+        node.refuse("its scale is 0 or not finite", "calibrate the model again: a range is empty or missing")
     zero = np.zeros((), np.int64) if zero is None else zero.astype(np.int64)
     if scale.size == 0 or zero.size not in (1, scale.size):
         node.refuse(
@@ -49,8 +49,15 @@ def codes(node: Node, dtype: np.dtype[Any]) -> IntegerType:
     node.refuse(f"codes of type {dtype} are not read", "quantize to integers of at most 16 bits")
 
 
+def _require_positive(node: Node, scale_at: int) -> None:
+    """A quantizer divides by its scale. Only a dequantizer's may be negative, as NNCF writes some weights'."""
+    if (node.constant(scale_at, "the scale") <= 0).any():
+        node.refuse("its scale is not positive", "calibrate the model again: a range is empty or missing")
+
+
 def to_codes(node: Node, value: SSAValue, scale_at: int, zero_at: int, axis: int | None = None) -> SSAValue:
     """quantize with the scale and zero point of two inputs; uint8 where there is no zero point."""
+    _require_positive(node, scale_at)
     zero = node.optional_constant(zero_at, "the zero point")
     element = IntegerType(8, Signedness.UNSIGNED) if zero is None else codes(node, zero.dtype)
     params = QParamsAttr.of(*parameters(node, len(shape_of(value)), scale_at, zero_at, axis))
@@ -79,6 +86,7 @@ def _quantize(node: Node) -> Value:
     stated = node.attribute("output_dtype", 0)
     dtype = zero.dtype if zero is not None else np.dtype(helper.tensor_dtype_to_np_dtype(stated) if stated else "u1")
     element, value = codes(node, dtype), node.value(0)
+    _require_positive(node, 1)
     scale, zero_point, axis = parameters(node, len(node.shape(0)), 1, 2)
     type_ = int_type(element)
     if isinstance(value, Constant) and value.array.dtype == np.float32 and type_ is not None:
