@@ -241,12 +241,9 @@ def fixtures() -> dict[str, Fixture]:
             lambda d: opset_kept(lambda: static(d, vit(d, 17), U16, per_channel=True)), contrib
         ),
         "qdq_s16s16_contrib_17": Fixture(
-            lambda d: opset_kept(
-                lambda: static(d, vit(d, 17, fused_qkv=True), S16, S16, ops=EVERYTHING, ActivationSymmetric=True)
-            ),
+            lambda d: opset_kept(lambda: static(d, vit(d, 17, fused_qkv=True), S16, S16, ActivationSymmetric=True)),
             contrib,
         ),
-        "qdq_u16s8_converted_21": Fixture(lambda d: static(d, vit(d, 17), U16, ops=["MatMul", "Add"]), qdq + " Erf"),
         "qdq_u16s8_21": Fixture(lambda d: static(d, vit(d, 21, dynamo=True), U16, ops=EVERYTHING), qdq),
         "qdq_s16s8_channel_21": Fixture(
             lambda d: static(d, vit(d, 21, dynamo=True, fused_qkv=True), S16, per_channel=True), qdq
@@ -322,6 +319,7 @@ def fixtures() -> dict[str, Fixture]:
         "dynamic_attention_17": Fixture(
             lambda d: dynamic(fused(d, vit(d, 17, divide=True)), S8, ["MatMul", "Attention"], extra_options=FLOAT),
             "com.microsoft.QAttention",
+            blocks=2,
         ),
         "optimizer_attention_17": Fixture(
             lambda d: fused(d, vit(d, 17, divide=True)), "com.microsoft.Attention", blocks=2
