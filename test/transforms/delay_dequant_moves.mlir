@@ -377,6 +377,31 @@ func.func @concat_same_along_axis(%a: tensor<2xi8>, %b: tensor<2xi8>) -> tensor<
 
 // -----
 
+func.func @concat_with_zeros(%a: tensor<1x2xui8>) -> tensor<4x2xf32> {
+  %x = qvit.dequantize %a <0.5, zero_point = 7> : tensor<1x2xui8> -> tensor<1x2xf32>
+  %y = qvit.constant dense<0.0> : tensor<3x2xf32>
+  %z = qvit.concat %x, %y axis 0 : (tensor<1x2xf32>, tensor<3x2xf32>) -> tensor<4x2xf32>
+  func.return %z : tensor<4x2xf32>
+}
+// CHECK-LABEL: @concat_with_zeros
+// CHECK:         %[[P:.*]] = qvit.constant dense<7> : tensor<3x2xui8>
+// CHECK-NEXT:    %[[C:.*]] = qvit.concat %{{.*}}, %[[P]] axis 0 : (tensor<1x2xui8>, tensor<3x2xui8>) -> tensor<4x2xui8>
+// CHECK-NEXT:    qvit.dequantize %[[C]] <0.5, zero_point = 7>
+
+// -----
+
+// One element that is not zero: the codes may not hold it.
+func.func @concat_with_a_number(%a: tensor<1x2xi8>) -> tensor<2x2xf32> {
+  %x = qvit.dequantize %a <0.5> : tensor<1x2xi8> -> tensor<1x2xf32>
+  %y = qvit.constant dense<[[0.0, 0.1]]> : tensor<1x2xf32>
+  %z = qvit.concat %x, %y axis 0 : (tensor<1x2xf32>, tensor<1x2xf32>) -> tensor<2x2xf32>
+  func.return %z : tensor<2x2xf32>
+}
+// CHECK-LABEL: @concat_with_a_number
+// CHECK:         qvit.concat %{{.*}} -> tensor<2x2xf32>
+
+// -----
+
 func.func @concat_with_float(%a: tensor<1x2xi8>, %y: tensor<3x2xf32>) -> tensor<4x2xf32> {
   %x = qvit.dequantize %a <0.5> : tensor<1x2xi8> -> tensor<1x2xf32>
   %z = qvit.concat %x, %y axis 0 : (tensor<1x2xf32>, tensor<3x2xf32>) -> tensor<4x2xf32>

@@ -143,6 +143,17 @@ CASES = [
             ),
         )
     ),
+    *(  # padding: codes at the zero point, wherever the scale lies
+        of_matrix(
+            "concat-of-dequantize",
+            f"qvit.concat {order} axis {axis} : (tensor<{shapes[0]}xf32>, tensor<{shapes[1]}xf32>) -> tensor<{result}xf32>",
+            dq,
+            constant("n", "0.0", f"tensor<{padding}xf32>"),
+        )
+        for dq in (DQ, DQ_ROWS, DQ_COLUMNS)
+        for order, axis, padding, result in (("%x, %n", 0, "1x3", "3x3"), ("%n, %x", 1, "2x2", "2x5"))
+        for shapes in ((("2x3", padding) if order.startswith("%x") else (padding, "2x3")),)
+    ),
     # a scale of one element, whose dimension goes or grows
     Case(
         "reshape-of-dequantize",

@@ -17,9 +17,11 @@ from qvit.dialects.attributes import (
 )
 from qvit.dialects.ops.quantization import DequantizeOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
+from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.provenance import describe
 from qvit.dialects.semantics.integers import Array
-from qvit.dialects.types import element_of, shape_of
+from qvit.dialects.semantics.quantization import along
+from qvit.dialects.types import element_dtype, element_of, shape_of
 from qvit.dialects.weights import Weights
 from qvit.transforms.rule import Declined, Exactness, Rewrite, Rule, require
 
@@ -175,7 +177,10 @@ class BroadcastOfDequantize(Rule):
 
 
 class ConcatOfDequantize(Rule):
-    """concat(dq(a, s), dq(b, t)) => dq(concat(a, b), [s, t]); one scale stays one where s = t."""
+    """concat(dq(a, s), dq(b, t)) => dq(concat(a, b), [s, t]); one scale stays one where s = t.
+
+    A constant of zeros among the operands (padding) becomes codes at the zero point.
+    """
 
     name = "concat-of-dequantize"
     exactness = Exactness.BIT_EXACT
@@ -183,28 +188,46 @@ class ConcatOfDequantize(Rule):
     def plan(self, op: Operation) -> Rewrite | None:
         if not isinstance(op, ConcatOp):
             return None
-        owners = [value.owner for value in op.inputs]
-        parts = [owner for owner in owners if isinstance(owner, DequantizeOp)]
-        if not parts:
+        dequantizes = [owner for value in op.inputs if isinstance(owner := value.owner, DequantizeOp)]
+        if not dequantizes:
             return None
-        for value, owner in zip(op.inputs, owners, strict=True):
-            require(isinstance(owner, DequantizeOp), f"operand {describe(value)} is not quantized")
-        types = dict.fromkeys(str(element_of(p.input)) for p in parts)
+        axis, first = op.axis.value.data, dequantizes[0]
+        padding = first.params if first.params.axis_index != axis else QParamsAttr.of(1.0)
+        params: list[QParamsAttr] = []
+        for value in op.inputs:
+            owner = value.owner
+            zeros = self.session(op).weights.array(value)
+            require(
+                isinstance(owner, DequantizeOp) or (zeros is not None and not zeros.any()),
+                f"operand {describe(value)} is not quantized",
+            )
+            params.append(owner.params if isinstance(owner, DequantizeOp) else padding)
+        types = dict.fromkeys(str(element_of(dq.input)) for dq in dequantizes)
         require(len(types) == 1, f"the operands' codes have different types: {', '.join(types)}")
-        axis = op.axis.value.data
-        params = parts[0].params
-        if any(p.params != params for p in parts) or params.axis_index == axis:
-            params = self._join(op, parts, axis)
-        moved = ConcatOp([p.input for p in parts], axis)
-        return Rewrite([moved, DequantizeOp(moved.result, params, element_of(op.result))], parts)
+        joined = params[0]
+        if any(p != joined for p in params) or joined.axis_index == axis:
+            joined = self._join(op, params, axis)
+        codes = [
+            owner.input if isinstance(owner := value.owner, DequantizeOp) else self._zeros(op, value, padding, first)
+            for value in op.inputs
+        ]
+        constants = [made for value in codes if isinstance(made := value.owner, ConstantOp) and made.parent is None]
+        moved = ConcatOp(codes, axis)
+        return Rewrite([*constants, moved, DequantizeOp(moved.result, joined, element_of(op.result))], dequantizes)
 
-    def _join(self, op: ConcatOp, parts: Sequence[DequantizeOp], axis: int) -> QParamsAttr:
+    def _zeros(self, op: ConcatOp, value: SSAValue, params: QParamsAttr, like: DequantizeOp) -> SSAValue:
+        """The codes of a constant of zeros: its zero point everywhere."""
+        element, shape = element_of(like.input), shape_of(value)
+        zero = along(self.session(op).weights.zero_point(params.zero_point), params.axis_index, len(shape))
+        return ConstantOp(np.broadcast_to(zero, shape).astype(element_dtype(element)), element).result
+
+    def _join(self, op: ConcatOp, params: Sequence[QParamsAttr], axis: int) -> QParamsAttr:
         """One vector along the concatenated axis for each factor; missing factors are 1."""
         weights = self.session(op).weights
-        for part in parts:
-            found = part.params.axis_index
-            require(found in (None, axis), f"the scale of {describe(part)} lies along axis {found}, the others differ")
-        lengths = [shape_of(part.input)[axis] for part in parts]
+        for value, part in zip(op.inputs, params, strict=True):
+            found = part.axis_index
+            require(found in (None, axis), f"the scale of {describe(value)} lies along axis {found}, the others differ")
+        lengths = [shape_of(value)[axis] for value in op.inputs]
 
         def column(values: Sequence[Value]) -> Array:
             arrays = [weights.values(v) for v in values]
@@ -216,10 +239,10 @@ class ConcatOfDequantize(Rule):
             padded = [[*side, *[one] * (depth - len(side))] for side in sides]
             return [float_value(column(level)) for level in zip(*padded, strict=True)]
 
-        scales = [part.params.scale for part in parts]
+        scales = [part.scale for part in params]
         # not simplified, as in map_vectors
         scale = ScaleAttr(*(ArrayAttr(join(side)) for side in ([s.above for s in scales], [s.below for s in scales])))
-        zero = column([p.params.zero_point.value for p in parts])
+        zero = column([part.zero_point.value for part in params])
         return QParamsAttr.of(scale, ZeroPointAttr.of(zero), axis)
 
 

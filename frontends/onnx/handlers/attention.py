@@ -94,11 +94,6 @@ def _attention(node: Node) -> Value:
     return _join_heads(node, result) if joined else result
 
 
-def _none_but(node: Node, known: int, what: str) -> None:
-    if any(node.has(i) for i in range(known, len(node.inputs))) or len(node.outputs) > 1:
-        node.refuse(f"only {what} are read of its inputs and outputs", "run the optimizer without this fusion")
-
-
 def _multi_head_attention(node: Node) -> Value:
     """(query, key, value, bias) of com.microsoft, each [batch, tokens, features]; the bias is of all three."""
     heads = node.attribute("num_heads", 0)
@@ -121,13 +116,17 @@ def _multi_head_attention(node: Node) -> Value:
 
 
 def _packed_attention(node: Node) -> Value:
-    """com.microsoft's Attention: (input, weight [features, 3 * width], bias), one projection for all three."""
-    _none_but(node, 3, "input, weight and bias")
+    """com.microsoft's Attention: (input, weight, bias)."""
+    if any(node.has(i) for i in range(3, len(node.inputs))) or len(node.outputs) > 1:
+        node.refuse("masks and caches are not read", "run the optimizer without this fusion")
+    return packed(node, node.float_tensor(0), node.float_tensor(1), node.float_tensor(2) if node.has(2) else None)
+
+
+def packed(node: Node, x: SSAValue, weight: SSAValue, bias: SSAValue | None) -> SSAValue:
+    """Attention whose queries, keys and values are one projection of x: weight [features, 3 * width]."""
     if node.attribute("do_rotary", 0):
         node.refuse("rotary positions are not read", "run the optimizer without this fusion")
-    weight = node.emit(TransposeOp(node.float_tensor(1), [1, 0]))
-    bias = node.float_tensor(2) if node.has(2) else None
-    projected = node.emit(LinearOp(node.float_tensor(0), weight, bias))
+    projected = node.emit(LinearOp(x, node.emit(TransposeOp(weight, [1, 0])), bias))
     total = shape_of(projected)[-1]
     sizes = node.attribute("qkv_hidden_sizes", [total // 3] * 3)
     if sum(sizes) != total or len(sizes) != 3:

@@ -16,6 +16,7 @@ from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
 from qvit.dialects.semantics.integers import Array
 from qvit.dialects.types import element_of, is_float, shape_of
 from qvit.frontends.onnx.graph import Constant, Handler, Node, Value
+from qvit.frontends.onnx.handlers.attention import packed
 from qvit.frontends.onnx.handlers.products import convolution
 from qvit.frontends.onnx.handlers.quantization import to_reals
 
@@ -90,6 +91,14 @@ def _matmul_integer_to_float(node: Node) -> Value:
     return _biased(node, node.emit(product), 6)
 
 
+def _attention(node: Node) -> Value:
+    """com.microsoft's QAttention: (input, weight, bias, the scales of both, mask, the zero points of both, past)."""
+    if node.has(5) or node.has(8) or len(node.outputs) > 1:
+        node.refuse("masks and caches are not read", "run the optimizer without this fusion")
+    x, weight = _dequantized(node, 0, 3, 6, -1), _dequantized(node, 1, 4, 7, 1)
+    return packed(node, x, weight, node.float_tensor(2))
+
+
 def _biased(node: Node, product: SSAValue, at: int) -> SSAValue:
     return node.emit(AddOp(product, node.float_tensor(at))) if node.has(at) else product
 
@@ -100,6 +109,7 @@ DYNAMIC: dict[tuple[str, str], Handler] = {
     ("", "ConvInteger"): _conv_integer,
     ("com.microsoft", "DynamicQuantizeMatMul"): _dynamic_quantize_matmul,
     ("com.microsoft", "MatMulIntegerToFloat"): _matmul_integer_to_float,
+    ("com.microsoft", "QAttention"): _attention,
 }
 
 MEASURED = ("DynamicQuantizeLinear", "DynamicQuantizeMatMul")

@@ -106,8 +106,14 @@ def _dequantize(node: Node) -> Value:
     return node.emit(DequantizeOp(tensor, params))
 
 
+def _blocks(node: Node) -> Value:
+    node.refuse("weights with a scale for each block are not read", "quantize per tensor or per channel")
+
+
 QUANTIZATION: dict[tuple[str, str], Handler] = {
-    (domain, op): handler
-    for domain in ("", "com.microsoft")
-    for op, handler in (("QuantizeLinear", _quantize), ("DequantizeLinear", _dequantize))
+    ("", "QuantizeLinear"): _quantize,
+    ("", "DequantizeLinear"): _dequantize,
+    ("com.microsoft", "QuantizeLinear"): _quantize,
+    ("com.microsoft", "DequantizeLinear"): _dequantize,
+    ("com.microsoft", "MatMulNBits"): _blocks,
 }
