@@ -243,7 +243,9 @@ class Fixture:
     blocks: int = 1
     """Of the stored model. Two where it stays small: there one block's output is the other's input."""
     runs: bool = True
-    """Whether onnxruntime knows the operators."""
+    """Whether onnxruntime can run it."""
+    reference: Callable[[ModelProto, Dims], dict[str, np.ndarray]] | None = None
+    """What computes the arrays to store beside a model that onnxruntime does not know."""
 
 
 def store(name: str, fixture: Fixture, folder: Path, fresh: int | None = None) -> str:
@@ -257,7 +259,9 @@ def store(name: str, fixture: Fixture, folder: Path, fresh: int | None = None) -
     counts = operators(model)
     if missing := set(fixture.holds.split()) - counts.keys():
         raise SystemExit(f"{name}: expected {', '.join(sorted(missing))}, found {', '.join(counts)}")
-    if fixture.runs:
+    if fixture.reference:
+        np.savez_compressed(folder / f"{name}.npz", **fixture.reference(model, dims))
+    elif fixture.runs:
         outputs = [run(model, image) for image in images(dims, 2, seed=2)]
         if not np.isfinite(outputs).all() or np.array_equal(*outputs):
             raise SystemExit(f"{name}: two images give {outputs}, expected two different finite results")

@@ -222,10 +222,10 @@ def fixtures() -> dict[str, Fixture]:
         "qdq_u8u8_asymmetric_everything_20": Fixture(
             lambda d: static(d, vit(d, 20, dynamo=True), U8, U8, ops=EVERYTHING, WeightSymmetric=False), qdq
         ),
-        "qdq_float_weights_17": Fixture(
+        "qdq_float_weights_20": Fixture(
             lambda d: static(
                 d,
-                vit(d, 17, fused_qkv=True),
+                vit(d, 20, dynamo=True, fused_qkv=True),
                 S8,
                 AddQDQPairToWeight=True,
                 QuantizeBias=False,
@@ -233,16 +233,11 @@ def fixtures() -> dict[str, Fixture]:
             ),
             qdq,
         ),
-        "qdq_u8s8_optional_13": Fixture(lambda d: static(d, vit(d, 13), ops=None), qdq + " ReduceMean Erf"),
         "qdq_s8s8_optimum_11": Fixture(
             lambda d: static(d, vit(d, 11), S8, ops=["MatMul", "Add", "Conv", "Gemm"]), qdq + " ReduceMean"
         ),
         "qdq_u16s8_contrib_17": Fixture(
             lambda d: opset_kept(lambda: static(d, vit(d, 17), U16, per_channel=True)), contrib
-        ),
-        "qdq_s16s16_contrib_17": Fixture(
-            lambda d: opset_kept(lambda: static(d, vit(d, 17, fused_qkv=True), S16, S16, ActivationSymmetric=True)),
-            contrib,
         ),
         "qdq_u16s8_21": Fixture(lambda d: static(d, vit(d, 21, dynamo=True), U16, ops=EVERYTHING), qdq),
         "qdq_s16s8_channel_21": Fixture(
@@ -285,8 +280,11 @@ def fixtures() -> dict[str, Fixture]:
             lambda d: static(d, vit(d, 17, fused_qkv=True), S8, qoperator=True, per_channel=True),
             "QLinearMatMul QLinearConv com.microsoft.QGemm",
         ),
-        "qop_u8u8_13": Fixture(
-            lambda d: static(d, vit(d, 13), U8, U8, ops=["MatMul", "Add", "Conv"], qoperator=True), "QLinearMatMul"
+        "qop_u8u8_asymmetric_18": Fixture(
+            lambda d: static(
+                d, vit(d, 18, dynamo=True), U8, U8, ops=["MatMul", "Add"], qoperator=True, WeightSymmetric=False
+            ),
+            "QLinearMatMul com.microsoft.QLinearAdd",
         ),
         "qop_cnn_17": Fixture(
             lambda d: static(d, cnn(d), ops=None, qoperator=True, per_channel=True),
@@ -329,15 +327,8 @@ def fixtures() -> dict[str, Fixture]:
             "com.microsoft.MultiHeadAttention",
             blocks=2,
         ),
-        "optimizer_skip_norm_17": Fixture(
-            lambda d: fused(d, vit(d, 17)),
-            "com.microsoft.SkipLayerNormalization com.microsoft.BiasGelu",
-        ),
         "optimizer_fast_gelu_17": Fixture(
             lambda d: fused(d, vit(d, 17), enable_gelu_approximation=True), "com.microsoft.FastGelu"
-        ),
-        "optimizer_graph_extended_17": Fixture(
-            lambda d: optimized(vit(d, 17, fused_qkv=True)), "com.microsoft.FusedMatMul"
         ),
     }
 
