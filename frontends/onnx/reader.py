@@ -306,6 +306,7 @@ _NEVER_FOLDED = (
     "Quant",
     "IntQuant",
     "BipolarQuant",
+    "Trunc",
     "Cast",
     "Clip",
     "RandomNormal",

@@ -110,7 +110,7 @@ def check(proto: onnx.ModelProto, outside: Mapping[str, np.ndarray] | None = Non
     declined = Counter(remark.rule for remark in remarks)
     read = ", ".join(f"{counts[name]} {name}" for name in RECOGNISED if name in counts)
     if declined:
-        read += "; stays plain: " + ", ".join(f"{count} {rule}" for rule, count in declined.items())
+        read += "; remarks: " + ", ".join(f"{count} {rule}" for rule, count in declined.items())
     if "dequantize" not in counts:
         expected = run_ort(proto, inputs) if outside is None else {o.name: outside[o.name] for o in proto.graph.output}
         for name, found in run(module, inputs).items():

@@ -1,5 +1,7 @@
 """QONNX: Quant and BipolarQuant, which quantize and dequantize in one node (Brevitas, FINN, hls4ml)."""
 
+from collections.abc import Callable
+
 import numpy as np
 from xdsl.dialects.builtin import IntegerType, Signedness
 
@@ -8,7 +10,7 @@ from qvit.dialects.ops.elementwise import ClipOp
 from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
 from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.semantics.integers import Array, IntType, Rounding
-from qvit.dialects.semantics.quantization import along, lengthwise, quantize
+from qvit.dialects.semantics.quantization import along, lengthwise
 from qvit.frontends.onnx.graph import Constant, Handler, Node, Value
 
 _ROUNDING = {
@@ -17,6 +19,18 @@ _ROUNDING = {
     "HALF_UP": Rounding.HALF_AWAY,  # QONNX rounds the magnitude
     "FLOOR": Rounding.FLOOR,
 }
+
+_FUNCTIONS: dict[str, Callable[[Array], Array]] = {
+    "ROUND": np.rint,
+    "HALF_EVEN": np.rint,
+    "HALF_UP": lambda x: np.sign(x) * np.floor(np.abs(x) + 0.5),
+    "HALF_DOWN": lambda x: np.sign(x) * np.ceil(np.abs(x) - 0.5),
+    "UP": lambda x: np.sign(x) * np.ceil(np.abs(x)),
+    "DOWN": np.trunc,
+    "CEIL": np.ceil,
+    "FLOOR": np.floor,
+}
+"""For weights, which are rounded at import."""
 
 
 def _vector(node: Node, index: int, what: str, rank: int) -> tuple[Array, int | None]:
@@ -56,25 +70,30 @@ def _quant(node: Node) -> Value:
     if None not in (axis, zero_axis) and axis != zero_axis:
         node.refuse("scale and zero point vary along different axes", "quantize per tensor or per channel")
     mode = node.attribute("rounding_mode", b"ROUND").decode().upper()
-    if mode not in _ROUNDING:
-        node.refuse(f"rounding_mode {mode} is not read", f"only {', '.join(_ROUNDING)} are")
-    rounding = _ROUNDING[mode]
-    if (rounding is Rounding.HALF_EVEN and (zero % 2).any()) or (rounding is Rounding.HALF_AWAY and zero.any()):
-        # QONNX rounds x / scale + zero_point; rounding before the addition differs, but for ties alone
-        node.remark("quant", "its zero point moves ties: a value midway between two codes may round to the other one")
     axis = zero_axis if axis is None else axis
     params = QParamsAttr.of(scale, zero.astype(np.int64), axis)
     element = IntegerType(codes.bits, Signedness.SIGNLESS if codes.signed else Signedness.UNSIGNED)
     value = node.value(0)
     if isinstance(value, Constant):
-        laid_scale, laid_zero = along(scale, axis, rank), along(zero.astype(np.int64), axis, rank)
-        stored = quantize(value.array, laid_scale, laid_zero, rounding, codes)
-        quantized = node.emit(ConstantOp(np.clip(stored, low, high), element))
+        if mode not in _FUNCTIONS:
+            node.refuse(f"rounding_mode {mode} is not one that QONNX has", f"it has {', '.join(_FUNCTIONS)}")
+        stored = _FUNCTIONS[mode](value.array / along(scale, axis, rank) + along(zero, axis, rank)).clip(low, high)
+        quantized = node.emit(ConstantOp(stored.astype(codes.dtype), element))
     else:
-        quantized = node.emit(QuantizeOp(node.float_tensor(0), params, element, rounding))
+        quantized = node.emit(QuantizeOp(node.float_tensor(0), params, element, _rounding(node, mode, zero)))
         if (low, high) != (codes.lo, codes.hi):
             quantized = node.emit(ClipOp(quantized, low, high))
     return node.emit(DequantizeOp(quantized, params))
+
+
+def _rounding(node: Node, mode: str, zero: Array) -> Rounding:
+    """How activations are rounded: QONNX adds the zero point first, which moves ties where it is not neutral."""
+    if mode not in _ROUNDING:
+        node.refuse(f"rounding_mode {mode} is not read for activations", f"only {', '.join(_ROUNDING)} are")
+    rounding = _ROUNDING[mode]
+    if (rounding is Rounding.HALF_EVEN and (zero % 2).any()) or (rounding is Rounding.HALF_AWAY and zero.any()):
+        node.remark("ties", "its zero point moves ties: a value midway between two codes may round to the other one")
+    return rounding
 
 
 def _bipolar(node: Node) -> Value:
@@ -90,8 +109,14 @@ def _bipolar(node: Node) -> Value:
 _DOMAINS = ("qonnx.custom_op.general", "finn.custom_op.general", "onnx.brevitas")
 """Where Quant is defined today, and where older writers had it."""
 
+
+def _trunc(node: Node) -> Value:
+    """It drops low bits of codes whose scale is known only from the node before."""
+    node.refuse("Trunc is not read", "quantize the result again with Quant")
+
+
 QONNX: dict[tuple[str, str], Handler] = {
     (domain, op): handler
     for domain in _DOMAINS
-    for op, handler in (("Quant", _quant), ("IntQuant", _quant), ("BipolarQuant", _bipolar))
+    for op, handler in (("Quant", _quant), ("IntQuant", _quant), ("BipolarQuant", _bipolar), ("Trunc", _trunc))
 }
