@@ -176,3 +176,6 @@ class Node:
 
 Handler: TypeAlias = Callable[[Node], "Value | list[Value]"]
 """From a node to what its outputs are; shorter lists leave outputs out."""
+
+Folder: TypeAlias = Callable[[Node, "Sequence[Array | None]"], Array]
+"""From a node and its constant inputs to its output."""

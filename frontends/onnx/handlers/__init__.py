@@ -1,10 +1,11 @@
 """One handler for each ONNX operator: from a node to operations of the dialect. A file a theme."""
 
-from qvit.frontends.onnx.graph import Handler
+from qvit.frontends.onnx.graph import Folder, Handler
+from qvit.frontends.onnx.handlers import nonlinear, shape
 from qvit.frontends.onnx.handlers.arithmetic import ARITHMETIC
 from qvit.frontends.onnx.handlers.attention import ATTENTION
 from qvit.frontends.onnx.handlers.dynamic import DYNAMIC
-from qvit.frontends.onnx.handlers.nonlinear import FOLDERS, NONLINEAR
+from qvit.frontends.onnx.handlers.nonlinear import NONLINEAR
 from qvit.frontends.onnx.handlers.products import PRODUCTS
 from qvit.frontends.onnx.handlers.qonnx import QONNX
 from qvit.frontends.onnx.handlers.qoperator import QOPERATOR
@@ -25,3 +26,6 @@ HANDLERS: dict[tuple[str, str], Handler] = {
     **DYNAMIC,
 }
 """(domain, operator) -> handler. A node whose inputs are all constants is folded and never gets here."""
+
+FOLDERS: dict[tuple[str, str], Folder] = {**nonlinear.FOLDERS, **shape.FOLDERS}
+"""Operators that are not folded by onnx's reference evaluator: it is slow for some, and does not know old forms of others."""

@@ -1,5 +1,7 @@
 """Elementwise operators, casts, comparisons and selection."""
 
+from typing import Any
+
 import numpy as np
 from xdsl.dialects.builtin import IntegerType, Signedness
 from xdsl.ir import SSAValue
@@ -27,7 +29,7 @@ from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp, RequantizeO
 from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.provenance import inherit
 from qvit.dialects.semantics.integers import Array, IntType
-from qvit.dialects.types import BOOLEAN, element_of, element_type, int_type, integer_of, is_float
+from qvit.dialects.types import BOOLEAN, element_dtype, element_of, element_type, int_type, integer_of, is_float
 from qvit.frontends.onnx.graph import Constant, Handler, Node, Value
 
 
@@ -89,8 +91,19 @@ _STORED_CODES = ("int8", "uint8", "int4", "uint4", "int2", "uint2")
 def _cast(node: Node) -> Value:
     from onnx import helper
 
+    return _cast_to(node, np.dtype(helper.tensor_dtype_to_np_dtype(node.attributes["to"])))
+
+
+def _cast_like(node: Node) -> Value:
+    like = node.value(1)
+    if isinstance(like, Constant):
+        return _cast_to(node, like.array.dtype)
+    element = element_of(like)
+    return _cast_to(node, np.dtype(np.bool_) if element == BOOLEAN else element_dtype(element))
+
+
+def _cast_to(node: Node, dtype: np.dtype[Any]) -> Value:
     value = node.value(0)
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(node.attributes["to"]))
     if isinstance(value, Constant) and not (value.array.dtype.name in _STORED_CODES and value.array.ndim > 1):
         return Constant(node.outputs[0], value.array.astype(dtype))
     target, tensor = element_type(dtype), node.tensor(0)
@@ -177,6 +190,7 @@ ARITHMETIC: dict[tuple[str, str], Handler] = {
     ("", "LeakyRelu"): _leaky_relu,
     ("", "Clip"): _clip,
     ("", "Cast"): _cast,
+    ("", "CastLike"): _cast_like,
     ("", "Equal"): _compare("eq"),
     ("", "Less"): _compare("lt"),
     ("", "LessOrEqual"): _compare("le"),

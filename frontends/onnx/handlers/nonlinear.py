@@ -1,6 +1,6 @@
 """Softmax, normalizations, activations, means and interpolation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -16,7 +16,7 @@ from qvit.dialects.semantics import nonlinear
 from qvit.dialects.semantics.integers import Array
 from qvit.dialects.semantics.products import conv2d
 from qvit.dialects.types import element_dtype, element_of, shape_of
-from qvit.frontends.onnx.graph import Handler, Node, Value
+from qvit.frontends.onnx.graph import Folder, Handler, Node, Value
 from qvit.frontends.onnx.handlers.products import padding, scaled, two_dimensional
 
 
@@ -206,5 +206,5 @@ NONLINEAR: dict[tuple[str, str], Handler] = {
     ("com.microsoft", "SkipLayerNormalization"): _skip_layer_normalization,
 }
 
-FOLDERS: dict[tuple[str, str], Callable[[Node, Sequence[Array | None]], Array]] = {("", "Resize"): _fold_resize}
+FOLDERS: dict[tuple[str, str], Folder] = {("", "Resize"): _fold_resize}
 """Operators that are folded by the dialect's own semantics instead of the reference evaluator."""

@@ -1,6 +1,6 @@
 """Operators that move elements."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 
 import numpy as np
@@ -8,8 +8,9 @@ from xdsl.ir import SSAValue
 
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
 from qvit.dialects.ops.weights import ConstantOp
+from qvit.dialects.semantics.integers import Array
 from qvit.dialects.types import element_dtype, element_of, integer_of, shape_of
-from qvit.frontends.onnx.graph import Constant, Handler, Node, Value
+from qvit.frontends.onnx.graph import Constant, Folder, Handler, Node, Value
 
 
 def _shape(node: Node) -> Value:
@@ -43,14 +44,18 @@ def _axes(node: Node) -> list[int] | None:
     return None if given is None else np.atleast_1d(given).tolist()
 
 
-def _squeeze(node: Node) -> Value:
+def _squeezed(node: Node) -> list[int]:
     before = node.shape(0)
     given = _axes(node)
     axes = [i for i, d in enumerate(before) if d == 1] if given is None else [node.axis(a, len(before)) for a in given]
-    return _to_shape(node, [d for i, d in enumerate(before) if i not in axes])
+    return [d for i, d in enumerate(before) if i not in axes]
 
 
-def _unsqueeze(node: Node) -> Value:
+def _squeeze(node: Node) -> Value:
+    return _to_shape(node, _squeezed(node))
+
+
+def _unsqueezed(node: Node) -> list[int]:
     shape = list(node.shape(0))
     given = _axes(node)
     if given is None:
@@ -60,7 +65,22 @@ def _unsqueeze(node: Node) -> Value:
         node.refuse(f"its axes {given} name one dimension twice", "the model is damaged")
     for axis in sorted(axes):
         shape.insert(axis, 1)
-    return _to_shape(node, shape)
+    return shape
+
+
+def _unsqueeze(node: Node) -> Value:
+    return _to_shape(node, _unsqueezed(node))
+
+
+def _fold(shape_of_result: Callable[[Node], Sequence[int]]) -> Folder:
+    """Constants take their new shape here: the reference evaluator does not know the form before opset 13."""
+
+    def fold(node: Node, arrays: Sequence[Array | None]) -> Array:
+        array = arrays[0]
+        assert array is not None
+        return array.reshape(tuple(shape_of_result(node)))
+
+    return fold
 
 
 def _flatten(node: Node) -> Value:
@@ -255,3 +275,6 @@ SHAPES: dict[tuple[str, str], Handler] = {
     ("", "Tile"): _tile,
     ("", "Pad"): _pad,
 }
+
+FOLDERS: dict[tuple[str, str], Folder] = {("", "Squeeze"): _fold(_squeezed), ("", "Unsqueeze"): _fold(_unsqueezed)}
+"""Operators that are folded here instead of by the reference evaluator."""
