@@ -40,7 +40,7 @@ from qvit.dialects.ops.weights import ConstantOp, WeightOp
 from qvit.dialects.provenance import NAME, describe, sources
 from qvit.dialects.semantics import elementwise, nonlinear, products, quantization, shape
 from qvit.dialects.semantics.integers import Array, IntType
-from qvit.dialects.types import element_dtype, element_of, integer_of, shape_of
+from qvit.dialects.types import BOOLEAN, element_dtype, element_of, integer_of, shape_of
 from qvit.dialects.weights import Weights
 
 OpT = TypeVar("OpT", bound=Operation)
@@ -271,7 +271,7 @@ def _check_input(name: str, array: Array, argument: SSAValue, float_dtype: np.dt
         if array.dtype.kind not in "fiu":
             raise ExecutionError(f"input {name!r}: expected floats, found {array.dtype}")
         return array.astype(float_dtype)
-    if array.dtype.kind not in "iub":
+    if array.dtype.kind not in ("iub" if element_of(argument) == BOOLEAN else "iu"):
         raise ExecutionError(f"input {name!r}: expected {integer}, found {array.dtype}")
     if array.size and (array.min() < integer.lo or array.max() > integer.hi):
         raise ExecutionError(f"input {name!r}: values {array.min()}..{array.max()} do not fit {integer}")

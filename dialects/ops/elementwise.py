@@ -4,9 +4,10 @@ add, sub, mul, clip, compare and select take floats or integers; the rest are fl
 """
 
 from abc import ABC
+from math import isfinite
 from typing import ClassVar
 
-from xdsl.dialects.builtin import Float64Type, FloatAttr, StringAttr, TensorType, f64, i32
+from xdsl.dialects.builtin import I64, Float64Type, FloatAttr, IntegerAttr, StringAttr, TensorType, f64, i32, i64
 from xdsl.ir import Attribute, SSAValue
 from xdsl.irdl import (
     IRDLOperation,
@@ -15,6 +16,7 @@ from xdsl.irdl import (
     base,
     irdl_op_definition,
     operand_def,
+    opt_prop_def,
     prop_def,
     result_def,
     traits_def,
@@ -221,10 +223,10 @@ class ReluOp(FloatUnaryOp):
 
 @irdl_op_definition
 class ClipOp(IRDLOperation):
-    """y = min(max(x, low), high). The bounds of integers are whole numbers of their type.
+    """y = min(max(x, low), high), either bound optional. Bounds of integers are integers in the range of their type.
 
     ```mlir
-    %y = qvit.clip %x from -7.000000e+00 to 7.000000e+00 : tensor<17x96xi4>
+    %y = qvit.clip %x {low = -7 : i64, high = 7 : i64} : tensor<17x96xi4>
     ```
     """
 
@@ -233,33 +235,44 @@ class ClipOp(IRDLOperation):
     T: ClassVar = VarConstraint("T", base(TensorType))
 
     input = operand_def(T)
-    low = prop_def(FloatAttr[Float64Type])
-    high = prop_def(FloatAttr[Float64Type])
+    low = opt_prop_def(FloatAttr[Float64Type] | IntegerAttr[I64])
+    high = opt_prop_def(FloatAttr[Float64Type] | IntegerAttr[I64])
     result = result_def(T)
 
     traits = traits_def(Pure())
 
-    assembly_format = "$input `from` $low `to` $high attr-dict `:` type($result)"
+    irdl_options = (ParsePropInAttrDict(),)
+    assembly_format = "$input attr-dict `:` type($result)"
 
-    def __init__(self, input: SSAValue, low: float, high: float) -> None:
+    def __init__(self, input: SSAValue, low: float | None, high: float | None) -> None:
+        bounds = {name: bound for name, bound in (("low", low), ("high", high)) if bound is not None}
+        whole = integer_of(input) is not None
         super().__init__(
             operands=[input],
-            properties={"low": FloatAttr(low, f64), "high": FloatAttr(high, f64)},
+            properties={n: IntegerAttr(int(b), i64) if whole else FloatAttr(b, f64) for n, b in bounds.items()},
             result_types=[input.type],
         )
 
     @property
-    def bounds(self) -> tuple[float, float]:
-        return self.low.value.data, self.high.value.data
+    def bounds(self) -> tuple[float | None, float | None]:
+        """(low, high), None for one that is not given."""
+        low, high = (None if bound is None else bound.value.data for bound in (self.low, self.high))
+        return low, high
 
     def verify_(self) -> None:
         element_dtype(element_of(self.input))
+        codes = integer_of(self.input)
+        for name, bound in (("low", self.low), ("high", self.high)):
+            if bound is None:
+                continue
+            number = bound.value.data
+            if codes is None:
+                require(isinstance(bound, FloatAttr) and isfinite(number), f"{name}: expected a float, found {bound}")
+            else:
+                fits = isinstance(bound, IntegerAttr) and codes.lo <= number <= codes.hi
+                require(fits, f"{name}: expected an integer of {codes} ({codes.lo}..{codes.hi}), found {bound}")
         low, high = self.bounds
-        require(low <= high, f"bounds: expected low <= high, found {low} and {high}")
-        if (codes := integer_of(self.input)) is not None:
-            for bound in (low, high):
-                fits = bound.is_integer() and codes.lo <= bound <= codes.hi
-                require(fits, f"bounds: expected whole numbers of {codes} ({codes.lo}..{codes.hi}), found {bound}")
+        require(low is None or high is None or low <= high, f"bounds: expected low <= high, found {low} and {high}")
 
 
 @irdl_op_definition

@@ -51,10 +51,11 @@ def compare(a: Array, b: Array, predicate: str) -> Array:
     return COMPARISONS[predicate](a, b).astype(np.uint8)
 
 
-def clip(x: Array, low: float, high: float) -> Array:
-    """min(max(x, low), high) in x's type; the bounds of integers are whole. A NaN stays one."""
-    bounds = (low, high) if x.dtype.kind == "f" else (int(low), int(high))
-    return np.clip(x, *(np.array(bound, x.dtype) for bound in bounds))
+def clip(x: Array, low: float | None, high: float | None) -> Array:
+    """min(max(x, low), high) in x's type, without a bound that is None. A NaN stays one."""
+    if low is not None:
+        x = np.maximum(x, np.array(low, x.dtype))
+    return x if high is None else np.minimum(x, np.array(high, x.dtype))
 
 
 def select(condition: Array, a: Array, b: Array) -> Array:

@@ -178,6 +178,27 @@ CASES: list[Case] = [
     ("%y = qvit.tanh %x : tensor<4xf32>", np.tanh),
     ("%y = qvit.sigmoid %x : tensor<4xf32>", elementwise.sigmoid),
     ("%y = qvit.relu %x : tensor<4xf32>", elementwise.relu),
+    ("%y = qvit.clip %x {low = 0.5 : f64, high = 2.0 : f64} : tensor<4xf32>", lambda x: elementwise.clip(x, 0.5, 2)),
+    ("%y = qvit.clip %x {low = -7 : i64} : tensor<40xi4>", lambda x: elementwise.clip(x, -7, None)),
+    *(
+        (
+            f'%y = qvit.compare %a, %b {{predicate = "{predicate}"}} : (tensor<4x2xi2>, tensor<2xi2>) -> tensor<4x2xui1>',
+            lambda a, b, predicate=predicate: elementwise.compare(a, b, predicate),
+        )
+        for predicate in elementwise.COMPARISONS
+    ),
+    (
+        '%y = qvit.compare %a, %b {predicate = "lt"} : (tensor<4x2xf32>, tensor<f32>) -> tensor<4x2xui1>',
+        lambda a, b: elementwise.compare(a, b, "lt"),
+    ),
+    (
+        "%y = qvit.select %c, %a, %b : (tensor<2xui1>, tensor<f32>, tensor<4x2xf32>) -> tensor<4x2xf32>",
+        elementwise.select,
+    ),
+    (
+        "%y = qvit.select %c, %a, %b : (tensor<4x2xui1>, tensor<2xi8>, tensor<4x1xi8>) -> tensor<4x2xi8>",
+        elementwise.select,
+    ),
     ("%y = qvit.softmax %x axis 1 : tensor<2x3x4xf32>", lambda x: nonlinear.softmax(x, 1)),
     ("%y = qvit.gelu %x : tensor<4xf32>", nonlinear.gelu),
     ("%y = qvit.gelu %x tanh : tensor<4xf32>", lambda x: nonlinear.gelu(x, tanh=True)),
@@ -382,6 +403,15 @@ def test_any_integers_that_fit() -> None:
     found = run(ir_text.parse(PROGRAM), [np.array([127, 0], np.uint64), np.array([-128, 0])])
     assert found["output1"].dtype == np.int8
     assert found["sum"].tolist() == [0, 0]
+
+
+def test_truth_values_are_bool_or_bits() -> None:
+    text = "%y = qvit.select %c, %a, %b : (tensor<2xui1>, tensor<2xi8>, tensor<2xi8>) -> tensor<2xi8>"
+    module = ir_text.parse(ir_text.function(text))
+    for condition in (np.array([True, False]), np.array([1, 0])):
+        assert run(module, [condition, A, B])["output0"].tolist() == [1, -4]
+    with pytest.raises(ExecutionError, match="^input 'input0': values 0..2 do not fit ui1$"):
+        run(module, [np.array([0, 2]), A, B])
 
 
 def test_float_inputs_are_checked() -> None:

@@ -345,14 +345,13 @@ def test_integer_element_types(bits: int) -> None:
         ("uint32", "ui32"),
         ("float32", "f32"),
         ("float64", "f64"),
-        ("bool", "i1"),
+        ("bool", "ui1"),
     ],
 )
 def test_element_types_of_arrays(name: str, element: str) -> None:
     found = element_type(np.dtype(name))
     assert str(found) == element
-    if name != "bool":
-        assert element_dtype(found) == np.dtype(name)
+    assert element_dtype(found) == np.dtype("uint8" if name == "bool" else name)
 
 
 @pytest.mark.parametrize("name", ["float16", "uint64", "complex64", "object"])

@@ -96,6 +96,13 @@ FORMS = """
 %y = qvit.gather %x, %i axis 0 : (tensor<5xf32>, tensor<i64>) -> tensor<f32>
 %y = qvit.broadcast %x : tensor<i8> -> tensor<2xi8>
 %y = qvit.add %a, %b : (tensor<ui8>, tensor<4xi4>) -> tensor<4xi64>
+%y = qvit.clip %x {low = 5.000000e-01 : f64} : tensor<4xf32>
+%y = qvit.clip %x : tensor<4xi8>
+%y = qvit.clip %x {qvit.src = ["a"], low = -8 : i64, high = -8 : i64} : tensor<4xi4>
+%y = qvit.compare %a, %b {predicate = "ne"} : (tensor<ui1>, tensor<4xui1>) -> tensor<4xui1>
+%y = qvit.compare %a, %b {qvit.src = ["a"], predicate = "ge"} : (tensor<4xf32>, tensor<4xf32>) -> tensor<4xui1>
+%y = qvit.select %c, %a, %b : (tensor<ui1>, tensor<2x1xi8>, tensor<3xi8>) -> tensor<2x3xi8>
+%y = qvit.resize %x {mode = "nearest_floor", coordinates = "asymmetric", scales = array<f64: 2.000000e+00, 2.000000e+00>} : tensor<2x2xf32> -> tensor<4x4xf32>
 %w = qvit.weight "a\\22b \\\\c" {qvit.src = ["d"]} : tensor<f64>
 %c = qvit.constant dense<-7> : tensor<i4>
 %c = qvit.constant dense<[0, 15]> : tensor<2xui4>
@@ -267,6 +274,22 @@ CONSTRUCTED: list[tuple[tuple[str, ...], Callable[..., Operation], str]] = [
         "qvit.pow %1, %2 : (tensor<2xf32>, tensor<f32>) -> tensor<2xf32>",
     ),
     (("2xf32",), lambda x: elementwise.TanhOp(x), "qvit.tanh %1 : tensor<2xf32>"),
+    (
+        ("2xui2",),
+        lambda x: elementwise.ClipOp(x, 1, 3),
+        "qvit.clip %1 {low = 1 : i64, high = 3 : i64} : tensor<2xui2>",
+    ),
+    (("2xf32",), lambda x: elementwise.ClipOp(x, None, 3), "qvit.clip %1 {high = 3.000000e+00 : f64} : tensor<2xf32>"),
+    (
+        ("2x1xi8", "3xi8"),
+        lambda a, b: elementwise.CompareOp(a, b, "le"),
+        'qvit.compare %1, %2 {predicate = "le"} : (tensor<2x1xi8>, tensor<3xi8>) -> tensor<2x3xui1>',
+    ),
+    (
+        ("4x1x1xui1", "2x1xi8", "3xi8"),
+        lambda c, a, b: elementwise.SelectOp(c, a, b),
+        "qvit.select %1, %2, %3 : (tensor<4x1x1xui1>, tensor<2x1xi8>, tensor<3xi8>) -> tensor<4x2x3xi8>",
+    ),
     (("2x3xf32",), lambda x: nonlinear.SoftmaxOp(x, 1), "qvit.softmax %1 axis 1 : tensor<2x3xf32>"),
     (("2xf32",), lambda x: nonlinear.GeluOp(x), "qvit.gelu %1 : tensor<2xf32>"),
     (("2xf32",), lambda x: nonlinear.GeluOp(x, tanh=True), "qvit.gelu %1 tanh : tensor<2xf32>"),
@@ -724,6 +747,48 @@ RULES = r"""
 %y = qvit.gelu %x : tensor<4xi8>
     input: expected a tensor of f32 or f64, found tensor<4xi8>
 
+# clip, compare, select
+%y = qvit.clip %x {low = 1.0 : f64, high = 0.5 : f64} : tensor<4xf32>
+    bounds: expected low <= high, found 1.0 and 0.5
+%y = qvit.clip %x {low = 1 : i64, high = 0 : i64} : tensor<4xi8>
+    bounds: expected low <= high, found 1 and 0
+%y = qvit.clip %x {high = 0x7FF8000000000000 : f64} : tensor<4xf32>
+    high: expected a float, found
+%y = qvit.clip %x {low = 0 : i64} : tensor<4xf32>
+    low: expected a float, found 0 : i64
+%y = qvit.clip %x {low = -9 : i64} : tensor<4xi4>
+    low: expected an integer of i4 (-8..7), found -9 : i64
+%y = qvit.clip %x {high = 8 : i64} : tensor<4xi4>
+    high: expected an integer of i4 (-8..7), found 8 : i64
+%y = qvit.clip %x {low = 1.0 : f64} : tensor<4xi4>
+    low: expected an integer of i4 (-8..7), found 1.000000e+00 : f64
+%y = qvit.clip %x : tensor<4xf16>
+    element type f16 is none of f32, f64, i1..i64, ui1..ui32
+%y = qvit.compare %a, %b {predicate = "slt"} : (tensor<4xf32>, tensor<4xf32>) -> tensor<4xui1>
+    predicate: expected one of eq, ne, lt, le, gt, ge, found 'slt'
+%y = qvit.compare %a, %b {predicate = "lt"} : (tensor<4xf32>, tensor<4xi8>) -> tensor<4xui1>
+    rhs: expected elements of type f32, found i8
+%y = qvit.compare %a, %b {predicate = "lt"} : (tensor<4xf32>, tensor<4xf32>) -> tensor<4xi1>
+    result: expected elements of type ui1, found i1
+%y = qvit.compare %a, %b {predicate = "lt"} : (tensor<4xf32>, tensor<4xf32>) -> tensor<1xui1>
+    result: expected shape (4,), found (1,)
+%y = qvit.compare %a, %b {predicate = "lt"} : (tensor<4xf32>, tensor<3xf32>) -> tensor<4xui1>
+    shapes (4,) and (3,) do not broadcast
+%y = qvit.compare %a, %b {predicate = "lt"} : (tensor<4xf16>, tensor<4xf16>) -> tensor<4xui1>
+    element type f16 is none of
+%y = qvit.select %c, %a, %b : (tensor<4xi1>, tensor<4xf32>, tensor<4xf32>) -> tensor<4xf32>
+    condition: expected elements of type ui1, found i1
+%y = qvit.select %c, %a, %b : (tensor<4xui1>, tensor<4xf32>, tensor<4xf64>) -> tensor<4xf32>
+    rhs: expected elements of type f32, found f64
+%y = qvit.select %c, %a, %b : (tensor<4xui1>, tensor<4xi8>, tensor<4xi8>) -> tensor<4xi32>
+    result: expected elements of type i8, found i32
+%y = qvit.select %c, %a, %b : (tensor<4xui1>, tensor<4xf16>, tensor<4xf16>) -> tensor<4xf16>
+    element type f16 is none of
+%y = qvit.select %c, %a, %b : (tensor<4xui1>, tensor<4xi8>, tensor<i8>) -> tensor<2x4xi8>
+    result: expected shape (4,), found (2, 4)
+%y = qvit.select %c, %a, %b : (tensor<4xui1>, tensor<3xi8>, tensor<i8>) -> tensor<4xi8>
+    shapes (4,) and (3,) and () do not broadcast
+
 # float functions
 %y = qvit.softmax %x axis 1 : tensor<4xf32>
     axis: 1 is outside the 1 dimensions of tensor<4xf32>
@@ -772,7 +837,7 @@ RULES = r"""
 %y = qvit.resize %x {mode = "linear", coordinates = "asymmetric", scales = array<f64: 2.0, 2.0>} : tensor<2xf32> -> tensor<4xf32>
     result: only the last two dimensions of (2,) may change, found (4,)
 %y = qvit.resize %x {mode = "area", coordinates = "asymmetric", scales = array<f64: 2.0, 2.0>} : tensor<2x2xf32> -> tensor<4x4xf32>
-    mode: expected one of ('nearest', 'linear', 'cubic'), found 'area'
+    mode: expected one of ('nearest', 'nearest_floor', 'linear', 'cubic'), found 'area'
 %y = qvit.resize %x {mode = "linear", coordinates = "corners", scales = array<f64: 2.0, 2.0>} : tensor<2x2xf32> -> tensor<4x4xf32>
     coordinates: expected one of ('half_pixel', 'pytorch_half_pixel', 'align_corners', 'asymmetric'), found 'corners'
 %y = qvit.resize %x {mode = "linear", coordinates = "asymmetric", scales = array<f64: 2.0, 0.0>} : tensor<2x2xf32> -> tensor<4x4xf32>

@@ -1,4 +1,4 @@
-"""Integer add, sub and mul against the oracle; the float functions against `math`."""
+"""Integer add, sub and mul against the oracle; comparisons against Python; the float functions against `math`."""
 
 import math
 import operator
@@ -13,7 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from qvit.dialects.semantics.elementwise import add, erf, mul, relu, sigmoid, sub
+from qvit.dialects.semantics.elementwise import (
+    COMPARISONS,
+    add,
+    clip,
+    compare,
+    erf,
+    mul,
+    relu,
+    select,
+    sigmoid,
+    sub,
+)
 from qvit.dialects.semantics.integers import IntType
 
 I8, UI8, I16, I32, UI32, I64 = (
@@ -190,3 +201,52 @@ def test_erf_in_pieces() -> None:
 @pytest.mark.filterwarnings("ignore:invalid value")
 def test_erf_of_nan() -> None:
     assert np.isnan(erf(np.array([np.nan]))).all()
+
+
+# --- choices ---
+
+RELATIONS: dict[str, Callable[[Any, Any], bool]] = {
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+}
+
+
+def test_every_relation_is_here() -> None:
+    assert RELATIONS.keys() == COMPARISONS.keys()
+
+
+@pytest.mark.parametrize("predicate", RELATIONS)
+def test_compare(predicate: str) -> None:
+    floats = np.array([-np.inf, -1.5, -0.0, 0.0, 1e-30, 2.5, np.inf, np.nan])
+    for values in (floats, np.arange(-128, 128, dtype=np.int8), np.array([0, 2**32 - 1], np.uint32)):
+        found = compare(values[:, None], values, predicate)
+        assert found.dtype == np.uint8
+        assert found.tolist() == [[int(RELATIONS[predicate](a, b)) for b in values.tolist()] for a in values.tolist()]
+
+
+@pytest.mark.parametrize("bounds", [(-3, 5), (0, 0), (-128, 127), (4, 90)])
+def test_clip_of_codes(bounds: tuple[int, int]) -> None:
+    codes = np.arange(-128, 128, dtype=np.int8)
+    found = clip(codes, *bounds)
+    assert found.dtype == np.int8
+    assert found.tolist() == [oracle.saturated(code, bounds) for code in codes.tolist()]
+
+
+def test_clip_of_floats() -> None:
+    for dtype in (np.float32, np.float64):
+        found = clip(np.array([-np.inf, -1.5, 0.25, 2.5, np.inf, np.nan], dtype), 0.1, None)
+        assert found.dtype == dtype
+        low = float(dtype(0.1))
+        np.testing.assert_array_equal(found, [low, low, 0.25, 2.5, np.inf, np.nan])
+
+
+def test_select() -> None:
+    condition = np.array([[1], [0]], np.uint8)
+    for a, b in (([1, 2, 3], -4), ([0.5, np.inf, np.nan], -0.5)):
+        found = select(condition, np.array(a), np.array(b))
+        np.testing.assert_array_equal(found, [a, [b, b, b]])
+    assert select(condition, np.int8(1), np.int8(2)).dtype == np.int8

@@ -129,6 +129,7 @@ def test_batch_norm(shape: tuple[int, ...]) -> None:
 
 # --- resize ---
 
+RESIZE_MODES = ["nearest", "nearest_floor", "linear", "cubic"]
 COORDINATES = ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"]
 SIZES = [(4, 8), (4, 4), (3, 7), (5, 3), (7, 2), (1, 4), (4, 1), (2, 9), (6, 10)]
 
@@ -152,6 +153,8 @@ def naive_pixel(row: Sequence[float], position: float, mode: str, a: float) -> f
 
     left = math.floor(position)
     t = position - left
+    if mode == "nearest_floor":
+        return pixel(left)
     if mode == "nearest":
         return pixel(left if t <= 0.5 else left + 1)
     if mode == "linear":
@@ -161,7 +164,7 @@ def naive_pixel(row: Sequence[float], position: float, mode: str, a: float) -> f
     return math.fsum(pixel(left + o) * sum(c * d ** (3 - n) for n, c in enumerate(cubic)) for cubic, d, o in kernel)
 
 
-@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("mode", RESIZE_MODES)
 @pytest.mark.parametrize("coordinates", COORDINATES)
 def test_resize_matrix(mode: str, coordinates: str) -> None:
     for (source, target), a in product(SIZES, [-0.75, -0.5] if mode == "cubic" else [-0.75]):
@@ -183,11 +186,14 @@ def onnx_resize(mode: str, coordinates: str, by_scale: bool, a: float) -> Any:
     from onnx.reference import ReferenceEvaluator
 
     inputs = ["x", "", "scales"] if by_scale else ["x", "", "", "sizes"]
+    mode, _, rounding = mode.partition("_")
     attributes = {"mode": mode, "coordinate_transformation_mode": coordinates, "cubic_coeff_a": a}
+    if rounding:
+        attributes["nearest_mode"] = rounding
     return ReferenceEvaluator(make_node("Resize", inputs, ["y"], **attributes))
 
 
-@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("mode", RESIZE_MODES)
 @pytest.mark.parametrize("coordinates", COORDINATES)
 def test_resize_as_onnx(mode: str, coordinates: str) -> None:
     x = random(7, 1, 2, 4, 6)
@@ -207,7 +213,7 @@ def test_resize_as_onnx(mode: str, coordinates: str) -> None:
         np.testing.assert_allclose(found, expected, rtol=0, atol=5e-6 if mode == "cubic" else 1e-13)
 
 
-@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("mode", RESIZE_MODES)
 @pytest.mark.parametrize("coordinates", COORDINATES)
 def test_resize_identities(mode: str, coordinates: str) -> None:
     x = random(3, 2, 3, 4)
@@ -225,6 +231,12 @@ def test_resize_nearest_rounds_half_down() -> None:
     # positions 0, 0.5, 1, 1.5: by hand
     assert resize(np.array([[1.0, 2.0]]), (1, 4), (1, 2), "nearest", "asymmetric").tolist() == [[1, 1, 2, 2]]
     assert resize_matrix(3, 2, 2 / 3, "nearest", "half_pixel", 0).tolist() == [[1, 0, 0], [0, 0, 1]]
+
+
+def test_resize_nearest_floor_rounds_down() -> None:
+    # positions 0, 0.75, 1.5; and -0.25, 0.25, 0.75, 1.25, of which the first is the border
+    assert resize_matrix(2, 3, 4 / 3, "nearest_floor", "asymmetric", 0).tolist() == [[1, 0], [1, 0], [0, 1]]
+    assert resize_matrix(2, 4, 2, "nearest_floor", "half_pixel", 0).tolist() == [[1, 0], [1, 0], [1, 0], [0, 1]]
 
 
 def test_resize_default_is_keys_kernel_with_three_quarters() -> None:

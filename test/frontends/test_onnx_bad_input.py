@@ -202,9 +202,9 @@ def swapped(text: str) -> onnx.ModelProto:
 
 
 MODELS: dict[str, Any] = {
-    "opset 12": (opset(12), "the model uses opset 12, expected 13 to "),
-    "opset 0": (opset(0), "the model uses opset 0, expected 13 to "),
-    "opset 99": (opset(99), "the model uses opset 99, expected 13 to "),
+    "opset 10": (opset(10), "the model uses opset 10, expected 11 to 23; convert it"),
+    "opset 0": (opset(0), "the model uses opset 0, expected 11 to 23; convert it"),
+    "opset 99": (opset(99), "the model uses opset 99, expected 11 to 23; convert it"),
     "no opset": (change(lambda m: m.ClearField("opset_import")), "opset"),
     "unknown operator": (small("y = Selu x\nz = Relu y"), "node 'y' (Selu): this operator is not read"),
     "unknown domain": (

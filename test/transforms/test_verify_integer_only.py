@@ -97,6 +97,7 @@ def test_report_only_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
         # none of these is a float
         ('"test.op"() {a = dense<1> : tensor<2xi32>, b = "f32", c = array<i64: 1>, d = index} : () -> ui8', []),
         ('"test.op"() {a = #qvit.dyadic<[3, 5], 9>, b = #qvit.weight_ref<@"w" : tensor<2xi8>>} : () -> i8', []),
+        ('%q = "test.op"() : () -> tensor<2xi8>\n%y = qvit.clip %q {low = -7 : i64} : tensor<2xi8>', []),
     ],
 )
 def test_where_floats_hide(op: str, where: list[str]) -> None:

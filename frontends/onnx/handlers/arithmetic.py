@@ -57,9 +57,8 @@ def _clip(node: Node) -> Value:
         return Constant(node.outputs[0], np.clip(value.array, low, high))
     codes = integer_of(value) if isinstance(value, SSAValue) else int_type(element_type(value.array.dtype))
     if codes is None:
-        infinity = np.array(np.inf)
-        ends = (-infinity if low is None else low, infinity if high is None else high)
-        return node.emit(ClipOp(node.float_tensor(0), *(float(end.item()) for end in ends)))
+        ends = [None if bound is None or np.isinf(bound).all() else bound.item() for bound in (low, high)]
+        return node.emit(ClipOp(node.float_tensor(0), *ends))
     return _clip_codes(node, value, codes.lo if low is None else low.item(), codes.hi if high is None else high.item())
 
 

@@ -43,7 +43,10 @@ def parameters(
 
 def codes(node: Node, dtype: np.dtype[Any]) -> IntegerType:
     """The element type of codes that are stored in `dtype`."""
-    element = storage(dtype)[1]
+    try:
+        element = storage(dtype)[1]
+    except ValueError:  # the dialect has no such type
+        element = None
     if isa(element, IntegerType) and element.width.data <= 32:
         return element
     node.refuse(f"codes of type {dtype} are not read", "quantize to integers of at most 16 bits")
