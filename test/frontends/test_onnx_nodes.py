@@ -537,7 +537,7 @@ UNREAD = [
         refused("not positive and finite", "QuantizeLinear", x(2, 3), STEP * np.array(v, np.float32)[None])
         for v in (0, -1, np.nan, np.inf)
     ),
-    *(refused("not positive and finite", "DequantizeLinear", CODES, f32(0.1, v, 0.2)) for v in (0, -1, np.nan, np.inf)),
+    *(refused("is 0 or not finite", "DequantizeLinear", CODES, f32(0.1, v, 0.2)) for v in (0, np.nan, np.inf)),
 ]
 """Valid nodes that the reader does not take, and nodes that no calibration should have made."""
 

@@ -54,8 +54,9 @@ def codes(node: Node, dtype: np.dtype[Any]) -> IntegerType:
 
 def _require_positive(node: Node, scale_at: int) -> None:
     """A quantizer divides by its scale. Only a dequantizer's may be negative, as NNCF writes some weights'."""
-    if (node.constant(scale_at, "the scale") <= 0).any():
-        node.refuse("its scale is not positive", "calibrate the model again: a range is empty or missing")
+    scale = node.constant(scale_at, "the scale")
+    if not (np.isfinite(scale) & (scale > 0)).all():
+        node.refuse("its scale is not positive and finite", "calibrate the model again: a range is empty or missing")
 
 
 def to_codes(node: Node, value: SSAValue, scale_at: int, zero_at: int, axis: int | None = None) -> SSAValue:
