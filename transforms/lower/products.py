@@ -56,7 +56,7 @@ def _accumulate(k: Kernel, a: SSAValue, b: SSAValue) -> SSAValue:
 def _start(s: Stage, result: SSAValue, bias: SSAValue | None, channels: int) -> SSAValue:
     """What the sums start from: the bias along the dimension `channels`, or 0."""
     if bias is not None:
-        return move(s, bias, dims(channels), result)
+        return move(s, bias, dims(channels), shape_of(result))
     return s.filled(shape_of(result), 0, element_of(result))
 
 

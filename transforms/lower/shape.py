@@ -6,6 +6,7 @@ from xdsl.dialects import arith, tensor
 from xdsl.dialects.builtin import ArrayAttr, IndexType, IntegerAttr, TensorType, i64
 from xdsl.dialects.linalg.ops import IndexOp
 from xdsl.ir import SSAValue
+from xdsl.ir.affine import AffineConstantExpr
 
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
 from qvit.dialects.ops.weights import ConstantOp, WeightOp
@@ -42,6 +43,8 @@ def split(s: Stage, x: SSAValue, axis: int, parts: int) -> SSAValue:
 def reshape_to(s: Stage, x: SSAValue, shape: Sequence[int]) -> SSAValue:
     """Collapse what differs, then expand it: dimensions that both shapes have stay apart."""
     before, element = shape_of(x), element_of(x)
+    if not before or not shape:  # one element; xDSL does not take upstream's form of it
+        return move(s, x, [AffineConstantExpr(0)] * len(before), shape)
     groups = list(_common(before, shape))
     middle = [size for _, _, size in groups]
     if len(middle) < len(before):
@@ -57,10 +60,8 @@ def reshape_to(s: Stage, x: SSAValue, shape: Sequence[int]) -> SSAValue:
 def _common(before: Sequence[int], after: Sequence[int]) -> Iterator[tuple[Sequence[int], Sequence[int], int]]:
     """The shortest runs of dimensions of both shapes, in order, that hold equally many elements, and how many.
 
-    Dimensions of size 1 that are left over at the end join the last run; a shape without dimensions has none.
+    Dimensions of size 1 that are left over at the end join the last run.
     """
-    if not before or not after:
-        return
     if 0 in before:
         yield before, after, 0
         return
@@ -86,11 +87,11 @@ def _reassociation(lengths: Iterator[int]) -> ArrayAttr[ArrayAttr[IntegerAttr]]:
 
 
 def transpose(s: Stage, op: TransposeOp, x: SSAValue) -> SSAValue:
-    return move(s, x, dims(*(op.order.index(i) for i in range(len(op.order)))), op.result)
+    return move(s, x, dims(*(op.order.index(i) for i in range(len(op.order)))), shape_of(op.result))
 
 
 def broadcast(s: Stage, op: BroadcastOp, x: SSAValue) -> SSAValue:
-    return move(s, x, broadcast_dims(shape_of(op.input), shape_of(op.result)), op.result)
+    return move(s, x, broadcast_dims(shape_of(op.input), shape_of(op.result)), shape_of(op.result))
 
 
 def concat(s: Stage, op: ConcatOp, *parts: SSAValue) -> SSAValue:

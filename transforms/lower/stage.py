@@ -185,7 +185,7 @@ def integer_element(value: SSAValue) -> IntType:
     return integer
 
 
-def move(stage: Stage, value: SSAValue, at: Sequence[AffineExpr], result: SSAValue) -> SSAValue:
-    """The elements of `value`, each read where `at` says."""
-    k = Kernel(stage, element_of(result), len(shape_of(result)))
-    return k.finish_new(k.read(value, at), shape_of(result))
+def move(stage: Stage, value: SSAValue, at: Sequence[AffineExpr], shape: Sequence[int]) -> SSAValue:
+    """A tensor of that shape, every element read where `at` says."""
+    k = Kernel(stage, element_of(value), len(shape))
+    return k.finish_new(k.read(value, at), shape)
