@@ -162,8 +162,9 @@ def moved(op: Operation, values: dict[SSAValue, Array]) -> Array:
             assert [i for group in groups for i in group] == list(range(len(wide))) or not groups
             return x.reshape(op.result.type.get_shape())
         case tensor.ExtractSliceOp():
-            parts = zip(op.static_offsets.get_values(), op.static_sizes.get_values(), op.static_strides.get_values())
-            return x[tuple(slice(o, o + (n - 1) * s + 1, s) for o, n, s in parts)]
+            starts, steps = op.static_offsets.get_values(), op.static_strides.get_values()
+            parts = zip(starts, op.result.type.get_shape(), steps, strict=True)
+            return x[tuple(slice(start, start + (n - 1) * step + 1, step) for start, n, step in parts)]
         case tensor.ConcatOp():
             return np.concatenate([values[v] for v in op.inputs], op.dim.value.data)
         case tensor.PadOp():

@@ -135,14 +135,15 @@ def _name(new: Operation, op: Operation) -> None:
 
 
 def _keep(op: Operation, values: dict[SSAValue, SSAValue]) -> None:
-    """Give an operation that stays its operands; where their types changed, casts change them back."""
-    for i, operand in enumerate(op.operands):
-        new = values.get(operand, operand)
-        if new.type != operand.type and not isinstance(op, ReturnOp):
-            cast = UnrealizedConversionCastOp.get([new], [operand.type])
-            Rewriter.insert_op(cast, InsertPoint.before(op))
-            new = cast.results[0]
-        op.operands[i] = new
+    """Give an operation that stays, and those in it, their operands; where types changed, casts change them back."""
+    for user in op.walk():
+        for i, operand in enumerate(user.operands):
+            new = values.get(operand, operand)
+            if new.type != operand.type and not isinstance(op, ReturnOp):
+                cast = UnrealizedConversionCastOp.get([new], [operand.type])
+                Rewriter.insert_op(cast, InsertPoint.before(op))
+                new = cast.results[0]
+            user.operands[i] = new
     for result in op.results:
         if signless(result.type) != result.type:
             cast = UnrealizedConversionCastOp.get([result], [signless(result.type)])

@@ -46,7 +46,7 @@ def quantize(s: Stage, op: QuantizeOp, x: SSAValue) -> SSAValue:
     element, result = _float_element(op.input), integer_element(op.result)
     require(result.bits <= 32, f"codes of {result} are beyond what floats hold exactly")
     scale = s.weights.scale(op.params.scale, element_dtype(element))
-    require((np.isfinite(scale) & (scale > 0)).all(), f"the scale is {scale.min()}..{scale.max()} in {element}")
+    require((np.isfinite(scale) & (scale > 0)).all(), f"its scale is {scale.min()}..{scale.max()} in {element}")
     zero_point = _zero_point(s.weights, op.params.zero_point)
     k = Kernel(s, element_of(op.result), len(shape_of(op.result)), axis=op.params.axis_index)
     y = round_float(

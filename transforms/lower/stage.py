@@ -26,7 +26,7 @@ from xdsl.utils.hints import isa
 
 from qvit.dialects.attributes import dense
 from qvit.dialects.semantics.integers import Array, IntType
-from qvit.dialects.types import element_dtype, element_of, int_type, shape_of
+from qvit.dialects.types import element_dtype, element_of, int_type
 from qvit.dialects.weights import Weights
 
 
