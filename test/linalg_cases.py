@@ -1,6 +1,6 @@
 """Functions of the dialect and inputs for them: what --lower-to-linalg is tested on, here and in other compilers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,10 +32,11 @@ class Case:
     def text(self) -> str:
         return ir_text.function(self.lines, name=self.name)
 
-    def reference(self) -> "Run":
-        """What the interpreter computes, in the precision that the types say."""
+    def reference(self, prepare: Callable[[Array], Array] = lambda x: x) -> "Run":
+        """What the interpreter computes of the case's inputs, prepared."""
         module = ir_text.parse(self.text)
-        return reference(module, self.name, inputs_of(find_function(module, self.name)))
+        inputs = inputs_of(find_function(module, self.name))
+        return reference(module, self.name, [prepare(x) for x in inputs])
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Run:
 
 
 def reference(module: ModuleOp, name: str, inputs: Sequence[Array]) -> Run:
+    """What the interpreter computes, in the precision that the types say."""
     function = find_function(module, name)
     precision = np.float64 if "f64" in str(function.function_type) else np.float32
     (result,) = run(module, inputs, function=name, float_dtype=precision).values()

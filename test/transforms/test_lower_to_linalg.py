@@ -1,12 +1,15 @@
 """--lower-to-linalg computes what the interpreter computes: every case, by an evaluator of plain MLIR in NumPy."""
 
+import hashlib
 from io import StringIO
+from pathlib import Path
 
 import ir_text
 import numpy as np
 import plain_mlir
 import pytest
 from linalg_cases import CASES, Case, integer_block, reference
+from safetensors.numpy import save_file
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.printer import Printer
 
@@ -32,6 +35,24 @@ def test_a_whole_block() -> None:
     module = integer_block()
     expected = reference(module, "main", [np.random.default_rng(1).normal(size=(7, 16)).astype(np.float32)])
     assert len(np.unique(expected.result)) > 50
+    (found,) = plain_mlir.run(lowered(module), "main", expected.inputs)
+    np.testing.assert_array_equal(found, expected.result)
+
+
+def test_weights_and_vectors_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    rng = np.random.default_rng(3)
+    tensors = {"w": rng.integers(-128, 128, (70, 5), np.int8), "s": rng.random(70, np.float32)}
+    save_file(tensors, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    lines = [
+        "%y = qvit.linear %x, %w : (tensor<4x5xi8>, tensor<70x5xi8>) -> tensor<4x70xi32>",
+        '%z = qvit.dequantize %y <0.3 * @"s" : tensor<70xf32>, axis = 1> : tensor<4x70xi32> -> tensor<4x70xf32>',
+    ]
+    body = ir_text.function(['%w = qvit.weight "w" : tensor<70x5xi8>', *lines], {"%x": "tensor<4x5xi8>"})
+    listed = f'qvit.weights = [#qvit.weight_file<"{path}", "{digest}">]'
+    module = ir_text.parse(f"builtin.module attributes {{{listed}}} {{{body}}}")
+    expected = reference(module, "main", [rng.integers(-128, 128, (4, 5), np.int8)])
     (found,) = plain_mlir.run(lowered(module), "main", expected.inputs)
     np.testing.assert_array_equal(found, expected.result)
 

@@ -35,7 +35,7 @@ class NotLowered(Exception):
 
 
 def require(condition: object, reason: str) -> None:
-    """A side condition of a lowering; it comes before any operation is made."""
+    """A side condition of a lowering."""
     if not condition:
         raise NotLowered(reason)
 
