@@ -145,7 +145,22 @@ def float_cases() -> Iterator[Case]:
         )
 
 
+def comparison_cases() -> Iterator[Case]:
+    for element in ("ui8", "i64", "f32"):
+        a, b = f"tensor<40x3x{element}>", f"tensor<3x{element}>"
+        for predicate in ("eq", "ne", "lt", "le", "gt", "ge"):
+            lines = [
+                f'%c = qvit.compare %a, %b {{predicate = "{predicate}"}} : ({a}, {b}) -> tensor<40x3xui1>',
+                f"%y = qvit.select %c, %a, %b : (tensor<40x3xui1>, {a}, {b}) -> {a}",
+            ]
+            yield Case(f"{predicate}_{element}", lines)
+
+
 SINGLE = [
+    ("compare", 'qvit.compare %a, %b {predicate = "lt"}', "(tensor<4x1xui8>, tensor<3xui8>) -> tensor<4x3xui1>"),
+    ("clip", "qvit.clip %x from 3.000000e+00 to 200.000000e+00", "tensor<40xui8>"),
+    ("clip_nibbles", "qvit.clip %x from -7.000000e+00 to 7.000000e+00", "tensor<40xi4>"),
+    ("clip_floats", "qvit.clip %x from -0.100000e+00 to 7.000000e+00", "tensor<60xf32>"),
     ("threshold", "qvit.threshold %x, %t lowest -4", "(tensor<9x3xi8>, tensor<7xi8>) -> tensor<9x3xi3>"),
     (
         "threshold_axis",
@@ -216,6 +231,7 @@ CASES = [
     *requantize_cases(),
     *add_requant_cases(),
     *float_cases(),
+    *comparison_cases(),
     *(Case(name, [f"%y = {operation} : {types}"]) for name, operation, types in SINGLE),
     Case(
         "reshape_scalar",

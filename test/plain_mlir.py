@@ -56,8 +56,15 @@ def float_type(type: Attribute) -> type[np.floating[Any]]:
     return np.float32 if isinstance(type, Float32Type) else np.float64
 
 
-COMPARISONS = {0: np.equal, 2: np.less, 3: np.less_equal, 4: np.greater, 5: np.greater_equal}
-FLOAT_COMPARISONS = {1: np.equal, 2: np.greater, 3: np.greater_equal}
+COMPARISONS = (np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal)
+FLOAT_COMPARISONS = {  # NumPy's: ordered, and unordered where it is "not equal"
+    1: np.equal,
+    2: np.greater,
+    3: np.greater_equal,
+    4: np.less,
+    5: np.less_equal,
+    13: np.not_equal,
+}
 
 
 def shift_right(x: Array, by: Array, width: int) -> Array:
@@ -82,6 +89,7 @@ SCALAR: dict[type[Operation], Callable[..., Array]] = {
     arith.MaxSIOp: lambda op, a, b: np.maximum(a, b),
     arith.MinSIOp: lambda op, a, b: np.minimum(a, b),
     arith.CmpiOp: lambda op, a, b: -COMPARISONS[op.predicate.value.data](a, b).astype(np.int64),
+    arith.SelectOp: lambda op, c, a, b: np.where(c != 0, a, b),
     arith.ExtSIOp: lambda op, x: x,
     arith.ExtUIOp: lambda op, x: unsigned(x, bits(op.input)),
     arith.TruncIOp: lambda op, x: wrap(x, bits(op.result)),

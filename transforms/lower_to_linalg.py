@@ -24,7 +24,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 from xdsl.utils.exceptions import DiagnosticException
 from xdsl.utils.hints import isa
 
-from qvit.dialects.ops.elementwise import AddOp, DivOp, MulOp, ReluOp, SqrtOp, SubOp
+from qvit.dialects.ops.elementwise import AddOp, ClipOp, CompareOp, DivOp, MulOp, ReluOp, SelectOp, SqrtOp, SubOp
 from qvit.dialects.ops.products import Conv2dOp, LinearOp, MatmulOp
 from qvit.dialects.ops.quantization import AddRequantOp, DequantizeOp, QuantizeOp, RequantizeOp, ThresholdOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
@@ -50,6 +50,9 @@ LOWERINGS: Mapping[type[Operation], Callable[..., SSAValue]] = {
     SubOp: elementwise.arithmetic,
     MulOp: elementwise.arithmetic,
     DivOp: elementwise.arithmetic,
+    ClipOp: elementwise.clip,
+    CompareOp: elementwise.compare,
+    SelectOp: elementwise.select,
     SqrtOp: elementwise.sqrt,
     ReluOp: elementwise.relu,
     ReshapeOp: shape.reshape,
@@ -166,8 +169,8 @@ class LowerToLinalgPass(ModulePass):
 
     Integers: every intermediate result has a word that holds it, i32 or i64. Where the interpreter stops with an error,
     for a sum that does not fit its type or an index out of range, the lowered code assumes that there is none. Floats:
-    add, sub, mul, div, sqrt, relu, quantize and dequantize, in the precision that the types say (qvit-run --float32 for
-    f32); a NaN must not be quantized.
+    add, sub, mul, div, sqrt, relu, clip, compare, select, quantize and dequantize, in the precision that the types say
+    (qvit-run --float32 for f32); a NaN must not be quantized, and the sign of a 0 out of relu or clip is open.
 
     Types become signless: uiN is iN with the same bits, also in the signatures of functions. Weights are inlined as
     constants, also large ones. Names of source nodes become locations, which --print-debuginfo prints; the names of a
