@@ -16,7 +16,8 @@ demo: $(VENV)/onnx.stamp ## install qvit with its ONNX reader and run the demo
 test: lint types lit ## run all checks and all tests but the slow ones
 	$(BIN)/pytest -n 2 --dist loadgroup
 
-test-all: test $(VENV)/bench.stamp ## make test, then the slow tests, which fetch the real ViT-S as make bench does
+# The slow tests fetch the real ViT-S, as make bench does, and hand what is lowered to other compilers.
+test-all: test $(VENV)/bench.stamp $(VENV)/lowering.stamp ## make test, then the slow tests, with large downloads
 	$(BIN)/pytest -n 2 --dist loadgroup -m slow
 
 lint: $(VENV)/test.stamp ## ruff: rules and formatting

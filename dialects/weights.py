@@ -215,6 +215,8 @@ def externalize(module: ModuleOp, path: Path, temporary: Path | None = None) -> 
                 op.detach()
                 op.erase()
             continue
+        if not _is_ours(op):
+            continue
         name = (sources(op) or (op.name,))[-1]
         for key, attr in op.properties.items():
             op.properties[key] = _replace_large(attr, lambda t, k=key, n=name: key_for(t, f"{n}.{_role(t, k)}"))
@@ -250,7 +252,12 @@ def _replace_large(attr: Attribute, key_for: Callable[[Dense], str]) -> Attribut
 
 def has_large_tensors(module: ModuleOp) -> bool:
     """Whether `externalize` would move anything."""
-    return any(_contains_large(attr) for op in module.walk() for attr in op.properties.values())
+    return any(_contains_large(attr) for op in module.walk() if _is_ours(op) for attr in op.properties.values())
+
+
+def _is_ours(op: Operation) -> bool:
+    """Operations of other dialects know nothing of weight files: their constants stay inline."""
+    return op.name.startswith("qvit.")
 
 
 def _contains_large(attr: Attribute) -> bool:

@@ -13,6 +13,11 @@ PASSES: dict[str, tuple[str, str, str]] = {
         "VerifyIntegerOnlyPass",
         "Fail if any operation keeps a float type, attribute or constant; name each with its source node.",
     ),
+    "lower-to-linalg": (
+        "qvit.transforms.lower_to_linalg",
+        "LowerToLinalgPass",
+        "Lower to linalg, tensor, arith and math: plain MLIR, for other compilers, that computes the same to the last bit.",
+    ),
     "canonicalize": (
         "xdsl.transforms.canonicalize",
         "CanonicalizePass",

@@ -23,7 +23,17 @@ def _verify_integer_only() -> type[ModulePass]:
     return VerifyIntegerOnlyPass
 
 
+def _lower_to_linalg() -> type[ModulePass]:
+    from qvit.transforms.lower_to_linalg import LowerToLinalgPass
+
+    return LowerToLinalgPass
+
+
 UNIVERSE = Universe(
     all_dialects={"qvit": _qvit},
-    all_passes={"delay-dequant": _delay_dequant, "verify-integer-only": _verify_integer_only},
+    all_passes={
+        "delay-dequant": _delay_dequant,
+        "verify-integer-only": _verify_integer_only,
+        "lower-to-linalg": _lower_to_linalg,
+    },
 )

@@ -396,6 +396,13 @@ def test_new_weights_do_not_go_into_standard_output(opt: Tool, folder: Path) -> 
     assert contents(folder).keys() == {"in.mlir"}
 
 
+def test_constants_of_other_dialects_stay_in_the_text(opt: Tool, folder: Path) -> None:
+    (folder / "in.mlir").write_text(large(1))
+    said = opt("in.mlir", "--lower-to-linalg").succeeded()
+    assert "arith.constant dense<1> : tensor<65xi8>" in said
+    assert contents(folder).keys() == {"in.mlir"}
+
+
 def test_weights_out(opt: Tool, run: Tool, folder: Path) -> None:
     (folder / "in.mlir").write_text(large(5))
     (folder / "w").mkdir()

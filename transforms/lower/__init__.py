@@ -1,0 +1,1 @@
+"""The lowerings of --lower-to-linalg, by theme."""
