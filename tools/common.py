@@ -17,6 +17,7 @@ from qvit.dialects.provenance import Remark, describe
 from qvit.dialects.weights import WeightError, rebase
 from qvit.frontends.errors import ImportRefused
 from qvit.tools.arguments import UsageError
+from qvit.tools.progress import progress
 from qvit.transforms.universe import UNIVERSE
 
 
@@ -52,7 +53,8 @@ def parse_mlir(context: Context, text: str, name: str, folder: Path) -> ModuleOp
     """IR as text; the paths of its weight files, relative to `folder`, are made to hold from the working directory."""
     parser = Parser(context, text, name)
     try:
-        module = parser.parse_module()
+        with progress(f"reading {name}"):
+            module = parser.parse_module()
     except VerifyException as error:  # of an attribute or type, which has no place of its own
         place = Span(parser.pos, parser.pos, parser.lexer.input).get_location()
         raise InvalidModule(f"{place}: {error}") from error
@@ -68,15 +70,16 @@ def read_mlir(path: Path) -> ModuleOp:
     return parse_mlir(context, path.read_text(), str(path), path.parent)
 
 
-def read_onnx(path: Path, outputs: Sequence[str], dims: Mapping[str, int]) -> ModuleOp:
-    """An ONNX model; what the recognisers declined is said on stderr, one line a rule."""
+def read_onnx(path: Path, outputs: Sequence[str], dims: Mapping[str, int]) -> tuple[ModuleOp, list[Remark]]:
+    """An ONNX model, and what the recognisers declined, which is also said on stderr, one line a rule."""
     from qvit.frontends.onnx import import_onnx, load_onnx
 
-    module, declined = import_onnx(load_onnx(path), outputs, dims)
+    with progress(f"reading {path.name}"):
+        module, declined = import_onnx(load_onnx(path), outputs, dims)
     for rule in dict.fromkeys(d.rule for d in declined):
         mine: list[Remark] = [d for d in declined if d.rule == rule]
         print(f"note: {len(mine)} x {rule} not recognised, first {mine[0].src}: {mine[0].reason}", file=sys.stderr)
-    return module
+    return module, declined
 
 
 def parse_dims(options: Sequence[str]) -> dict[str, int]:
