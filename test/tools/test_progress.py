@@ -131,7 +131,7 @@ sys.exit(main({arguments!r}))
 )
 def test_the_steps_of_the_tools(model: Path, tool: str, arguments: list[str], steps: list[str]) -> None:
     arguments = [f"{model}/vit.onnx", "--dim", "batch=1", *(a.format(model) for a in arguments)]
-    written = on_a_terminal(TOOL.format(tool=tool, arguments=arguments)))
+    written = on_a_terminal(TOOL.format(tool=tool, arguments=arguments))
     assert [step for step in steps if step not in written] == []
     assert [line for line in screen(written) if "error" in line or "%" in line] == []
 
