@@ -4,20 +4,23 @@ BIN := $(VENV)/bin
 FOLDERS := dialects transforms frontends backends tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint types lit bench clean
+.PHONY: help demo test test-browser test-all lint types lit bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/onnx.stamp ## install qvit with its ONNX reader and run the demo
 	$(BIN)/python examples/demo.py
 
 # pytest last, so that its summary ends the output.
-test: lint types lit ## run all checks and all tests but the slow ones
+test: lint types lit ## run all checks and all tests but the slow ones and those in a browser
 	$(BIN)/pytest -n 2 --dist loadgroup
 
+test-browser: $(VENV)/test.stamp ## the tests that look at the HTML page, in Chromium (apt-get install chromium)
+	$(BIN)/pytest -n 2 --dist loadgroup -m browser
+
 # The slow tests fetch the real ViT-S, as make bench does, and hand what is lowered to other compilers.
-test-all: test $(VENV)/bench.stamp $(VENV)/lowering.stamp ## make test, then the slow tests, with large downloads
+test-all: test test-browser $(VENV)/bench.stamp $(VENV)/lowering.stamp ## make test and test-browser, then the slow tests, with large downloads
 	$(BIN)/pytest -n 2 --dist loadgroup -m slow
 
 lint: $(VENV)/test.stamp ## ruff: rules and formatting

@@ -139,7 +139,10 @@ def digest(path: Path) -> str:
 
 def run(command: list[str], what: str, env: dict[str, str] | None = None) -> None:
     """Run `command` quietly; on failure raise Unavailable: `what`, and the line of its output that tells most."""
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    from qvit.tools.progress import progress  # not above: this file also runs where qvit is not, in NNCF's environment
+
+    with progress("waiting"):
+        done = subprocess.run(command, capture_output=True, text=True, env=env)
     if done.returncode == 0:
         return
     lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
@@ -240,6 +243,8 @@ def quantize_ort(target: Path, cache: Path, activations: str, op_types: list[str
         quantize_static,
     )
 
+    from qvit.tools.progress import progress
+
     class Reader(CalibrationDataReader):
         """Feeds PHOTOS one by one; None ends it."""
 
@@ -250,17 +255,20 @@ def quantize_ort(target: Path, cache: Path, activations: str, op_types: list[str
             name = next(self.photos, None)
             return {INPUT: photo(name, cache=cache)} if name else None
 
-    quantize_static(
-        paths(cache)["vits-static"],
-        target,
-        Reader(),
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=op_types,
-        per_channel=True,
-        activation_type=QuantType[activations],
-        weight_type=QuantType.QInt8,
-        calibrate_method=CalibrationMethod.MinMax,
-    )
+    for name in PHOTOS:
+        photo_file(name, cache)  # fetched here, so that one step at a time shows what it is at
+    with progress("calibrating and quantizing"):
+        quantize_static(
+            paths(cache)["vits-static"],
+            target,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=op_types,
+            per_channel=True,
+            activation_type=QuantType[activations],
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+        )
 
 
 def nncf_python(cache: Path) -> str:

@@ -17,6 +17,7 @@ from qvit.dialects.provenance import Remark, describe
 from qvit.dialects.weights import WeightError, rebase
 from qvit.frontends.errors import ImportRefused
 from qvit.tools.arguments import UsageError
+from qvit.tools.progress import progress
 from qvit.transforms.universe import UNIVERSE
 
 
@@ -52,7 +53,8 @@ def parse_mlir(context: Context, text: str, name: str, folder: Path) -> ModuleOp
     """IR as text; the paths of its weight files, relative to `folder`, are made to hold from the working directory."""
     parser = Parser(context, text, name)
     try:
-        module = parser.parse_module()
+        with progress(f"reading {name}"):
+            module = parser.parse_module()
     except VerifyException as error:  # of an attribute or type, which has no place of its own
         place = Span(parser.pos, parser.pos, parser.lexer.input).get_location()
         raise InvalidModule(f"{place}: {error}") from error
@@ -68,21 +70,28 @@ def read_mlir(path: Path) -> ModuleOp:
     return parse_mlir(context, path.read_text(), str(path), path.parent)
 
 
-def read_onnx(path: Path, outputs: Sequence[str], dims: Mapping[str, int], samples: Path | None = None) -> ModuleOp:
-    """An ONNX model; remarks of the reader and its recognisers go to stderr, one line a rule. samples: for --calibrate."""
+def read_onnx(
+    path: Path, outputs: Sequence[str], dims: Mapping[str, int], samples: Path | None = None
+) -> tuple[ModuleOp, list[Remark]]:
+    """An ONNX model, and the remarks of the reader and its recognisers, which are also said on stderr, one line a rule.
+
+    samples: for --calibrate.
+    """
     from qvit.frontends.onnx import import_onnx, load_onnx
 
     ranges: Mapping[str, tuple[float, float]] = {}
     if samples is not None:
         from qvit.tools.calibration import measured_ranges
 
-        ranges = measured_ranges(load_onnx(path), samples, dims)
-    module, declined = import_onnx(load_onnx(path), outputs, dims, ranges)
-    for rule in dict.fromkeys(d.rule for d in declined):
-        mine: list[Remark] = [d for d in declined if d.rule == rule]
+        with progress(f"measuring {path.name}"):
+            ranges = measured_ranges(load_onnx(path), samples, dims)
+    with progress(f"reading {path.name}"):
+        module, remarks = import_onnx(load_onnx(path), outputs, dims, ranges)
+    for rule in dict.fromkeys(remark.rule for remark in remarks):
+        mine: list[Remark] = [remark for remark in remarks if remark.rule == rule]
         more = f" and {len(mine) - 1} more" if len(mine) > 1 else ""
         print(f"note: {rule} at {mine[0].src}{more}: {mine[0].reason}", file=sys.stderr)
-    return module
+    return module, remarks
 
 
 def parse_dims(options: Sequence[str]) -> dict[str, int]:

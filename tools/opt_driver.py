@@ -7,12 +7,14 @@ import re
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stdout
+from dataclasses import dataclass
 from importlib import import_module
 from io import BytesIO, StringIO
 from itertools import accumulate
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, ClassVar, cast
 
+from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass, PassPipeline, get_pass_option_infos
 from xdsl.utils.arg_spec import ArgSpec, parse_pipeline
@@ -20,6 +22,7 @@ from xdsl.utils.exceptions import ArgSpecParseError, ParseError
 from xdsl.xdsl_opt_main import xDSLOptMain
 
 from qvit.dialects.atomic import replacing
+from qvit.dialects.provenance import Remark
 from qvit.dialects.weights import externalize, has_large_tensors, rebase, weight_files
 from qvit.frontends.errors import did_you_mean
 from qvit.tools.arguments import ArgumentParser, UsageError
@@ -31,7 +34,11 @@ from qvit.tools.common import (
     register_dialects,
     verify,
 )
+from qvit.tools.progress import progress
 from qvit.tools.registry import PASSES
+
+if TYPE_CHECKING:
+    from qvit.transforms.delay_dequant import DelayDequantPass, Report
 
 
 def pass_class(name: str) -> type[ModulePass]:
@@ -81,6 +88,19 @@ def split_flags(args: Sequence[str]) -> tuple[list[str], list[str]]:
     return pipeline, rest
 
 
+@dataclass(frozen=True)
+class _Kept(ModulePass):
+    """--delay-dequant, its report kept for the page."""
+
+    name: ClassVar[str] = "delay-dequant"
+
+    inner: ModulePass
+    reports: list["Report"]
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        self.reports.append(cast("DelayDequantPass", self.inner).run(op))
+
+
 class QvitOpt(xDSLOptMain):
     """xDSL's driver with: an explicit list of passes, `.onnx` input, weight files, output written whole or not at all."""
 
@@ -88,8 +108,6 @@ class QvitOpt(xDSLOptMain):
         self.available_frontends = {}
         self.available_passes = {}
         self.available_targets = {}
-        from xdsl.context import Context
-
         self.ctx = Context()
         self.register_all_dialects()
         self.register_all_frontends()
@@ -104,6 +122,9 @@ class QvitOpt(xDSLOptMain):
         self.ctx.allow_unregistered = self.args.allow_unregistered_dialect
         self.dims = parse_dims(self.args.dim)
         self.written: set[Path] = set()
+        self.declined: list[Remark] = []
+        self.reports: list[Report] = []
+        self.page = Path(self.args.report) if self.args.report.endswith(".html") else None
         self.setup_pipeline()
         self._apply_global_options()
 
@@ -143,7 +164,9 @@ class QvitOpt(xDSLOptMain):
     def _parse_onnx(self, io: IO[bytes]) -> ModuleOp:
         path = self._input_path()
         assert path is not None
-        return read_onnx(path, [name for name in self.args.outputs.split(",") if name], self.dims, self.args.calibrate)
+        outputs = [name for name in self.args.outputs.split(",") if name]
+        module, self.declined = read_onnx(path, outputs, self.dims, self.args.calibrate)
+        return module
 
     def prepare_input(self) -> tuple[list[tuple[IO[bytes], int]], str]:
         path = self._input_path()
@@ -179,8 +202,10 @@ class QvitOpt(xDSLOptMain):
         super().setup_pipeline()
 
     def _apply_global_options(self) -> None:
-        """--report and --allow-bounded are options of every pass that has them."""
-        options = {"report": self.args.report, "allow_bounded": self.args.allow_bounded}
+        """--report and --allow-bounded are options of every pass that has them; a page is not a pass's to write."""
+        if self.page and self.args.split_input_file:
+            raise UsageError("a page is about one module: leave out --split-input-file, or write the report as .json")
+        options = {"report": "" if self.page else self.args.report, "allow_bounded": self.args.allow_bounded}
         passes = list(self.pipeline.passes)
         for name, value in options.items():
             having = [i for i, p in enumerate(passes) if name in {f.name for f in dataclasses.fields(p)}]
@@ -188,12 +213,34 @@ class QvitOpt(xDSLOptMain):
                 raise UsageError(f"--{name.replace('_', '-')} needs a pass that takes it, such as --delay-dequant")
             for i in having if value else ():
                 passes[i] = dataclasses.replace(passes[i], **{name: value})
+        if self.page:
+            passes = [_Kept(p, self.reports) if p.name == "delay-dequant" else p for p in passes]
         self.pipeline = PassPipeline(tuple(passes), self.pipeline.callback)
 
     def apply_passes(self, prog: ModuleOp) -> None:
-        with redirect_stdout(sys.stderr):  # --print-between-passes and --time-passes: the output is for the module
-            super().apply_passes(prog)
+        given = self.pipeline.callback
+
+        def between(done: ModulePass | None, module: ModuleOp, coming: ModulePass | None) -> None:
+            if given is not None:
+                given(done, module, coming)
+            step.what = coming.name if coming is not None else step.what
+
+        # --print-between-passes and --time-passes print: standard output is for the module
+        with progress("passes") as step, redirect_stdout(sys.stderr):
+            PassPipeline(self.pipeline.passes, between).apply(self.ctx, prog)
         verify(prog)
+
+    def _write_page(self, module: ModuleOp, path: Path) -> None:
+        from qvit.tools.page.facts import module_facts
+        from qvit.tools.page.render import page
+
+        name = Path(self.args.input_file).name if self._input_path() else "standard input"
+        report = self.reports[-1] if self.reports else None
+        passes = [p.name for p in self.pipeline.passes]
+        with progress("writing the page"):
+            path.write_text(page(module_facts(module, name, passes, report, self.declined)), encoding="utf-8")
+        if report is not None:
+            sys.stderr.write(report.table())
 
     def _place_weights(self, module: ModuleOp, files: ExitStack) -> None:
         """Move large new tensors into a weight file; make the paths in the text relative to where it goes.
@@ -203,7 +250,8 @@ class QvitOpt(xDSLOptMain):
         output = Path(self.args.output_file) if self.args.output_file else None
         if has_large_tensors(module):
             path = self._weights_path(module, output)
-            externalize(module, path, files.enter_context(replacing(path)))
+            with progress(f"writing {path.name}"):
+                externalize(module, path, files.enter_context(replacing(path)))
         start = output.parent if output else Path()
         rebase(module, lambda path: Path(os.path.relpath(path, start)))
 
@@ -228,6 +276,7 @@ class QvitOpt(xDSLOptMain):
         with ExitStack() as files:
             # closed in reverse order: the weights are in place when the text that names them is
             text = files.enter_context(replacing(target)) if target else None
+            page = files.enter_context(replacing(self.page)) if self.page else None
             for i, (chunk, offset) in enumerate(chunks):
                 if i > 0:
                     output.write("// -----\n")
@@ -238,6 +287,10 @@ class QvitOpt(xDSLOptMain):
                     raise
                 assert module is not None
                 self.apply_passes(module)
+                if page is not None:
+                    self._write_page(module, page)  # before new weights leave the module for a file
+                    if target is None:
+                        return  # who asks for a page alone does not want the text on the terminal
                 self._place_weights(module, files)
                 output.write(self.output_resulting_program(module))
             if text is not None:

@@ -16,6 +16,7 @@ INPUT is a .onnx model, a .mlir file, or - (standard input, the default).
 
   qvit-opt model.onnx -o model.mlir
   qvit-opt model.onnx --delay-dequant --report report.json -o integer.mlir
+  qvit-opt model.onnx --delay-dequant --report page.html -o integer.mlir
   qvit-opt model.mlir --delay-dequant=accumulator=64 --canonicalize --verify-integer-only=report-only
 
 passes:
@@ -31,7 +32,8 @@ input:
 pipeline:
   -p PIPELINE             passes in xDSL's syntax, e.g. -p 'delay-dequant{{accumulator=64}},cse'; mixes with the flags
   --allow-bounded         let passes apply rewrites that are exact only up to a stated bound
-  --report FILE           write what --delay-dequant did, and could not do and why, as JSON; a table goes to stderr
+  --report FILE           write what --delay-dequant did, and could not do and why, as JSON; a table goes to stderr.
+                          FILE.html is a page to look at: the module behind all passes, block by block
   --print-between-passes, --time-passes
 
 output:

@@ -16,6 +16,7 @@ from qvit.dialects.semantics.integers import Array
 from qvit.frontends.errors import did_you_mean
 from qvit.tools.arguments import UsageError
 from qvit.tools.common import guarded, parse_dims, read_mlir, read_onnx
+from qvit.tools.progress import progress
 
 
 def _load(args: argparse.Namespace) -> ModuleOp:
@@ -23,7 +24,8 @@ def _load(args: argparse.Namespace) -> ModuleOp:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     if path.suffix == ".onnx":
-        return read_onnx(path, [name for name in args.outputs.split(",") if name], parse_dims(args.dim), args.calibrate)
+        outputs = [name for name in args.outputs.split(",") if name]
+        return read_onnx(path, outputs, parse_dims(args.dim), args.calibrate)[0]
     if args.outputs or args.dim or args.calibrate:
         raise UsageError("--outputs, --dim and --calibrate are for .onnx models")
     return read_mlir(path)
@@ -83,12 +85,14 @@ def _run(args: argparse.Namespace) -> None:
     names = trace_names(module) if args.trace else {}
 
     def observe(op: Operation, result: Array) -> None:
+        step.done += 1
         for name in names.get(op, ()):
             path = trace_file(args.trace, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             _save(path, result)
 
-    results = interpret(module, inputs, float_dtype=np.float32 if args.float32 else np.float64, observe=observe)
+    with progress("running", total=len(function.body.block.ops)) as step:
+        results = interpret(module, inputs, float_dtype=np.float32 if args.float32 else np.float64, observe=observe)
     for name, array in results.items():
         if name in targets:
             _save(targets[name], array)

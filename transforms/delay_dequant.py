@@ -164,11 +164,18 @@ class DelayDequantPass(ModulePass):
     report: str = ""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
+        self.run(op)
+
+    def run(self, module: ModuleOp) -> Report:
+        """`apply`, which cannot return what was done."""
         if self.accumulator not in (32, 64):
             raise ValueError(f"delay-dequant: accumulator must be 32 or 64, found {self.accumulator}")
-        result = delay_dequant(op, allow_bounded=self.allow_bounded, accumulator_bits=self.accumulator)
+        if self.report.endswith(".html"):
+            raise ValueError(f"delay-dequant: its report is JSON; for a page, use qvit-opt --report {self.report}")
+        result = delay_dequant(module, allow_bounded=self.allow_bounded, accumulator_bits=self.accumulator)
         if self.report:
             write_report(result, Path(self.report))
+        return result
 
 
 def write_report(report: Report, path: Path) -> None:
