@@ -85,7 +85,7 @@ def write_mlir(module: ModuleOp, path: Path) -> None:
             weights = free_path(module, path.with_suffix(".safetensors"))
             externalize(module, weights, files.enter_context(replacing(weights)))
         rebase(module, lambda file: Path(os.path.relpath(file, path.parent)))
-        text.write_text(f"{module}\n")
+        text.write_text(str(module) + "\n")
 
 
 def read_onnx(path: Path, outputs: Sequence[str], dims: Mapping[str, int], samples: Path | None = None) -> ModuleOp:

@@ -303,7 +303,9 @@ def help_pass(name: str) -> str:
     options = get_pass_option_infos(cls)
     if options:
         lines += ["", "options:"]
-        lines += [f"  {o.name.replace('_', '-')}={o.expected_type} (default {o.default_value!r})" for o in options]
+        lines += [
+            f"  {o.name.replace('_', '-')}={o.expected_type} (default {o.default_value or 'empty'})" for o in options
+        ]
     return "\n".join(lines)
 
 
