@@ -27,3 +27,4 @@ UNIVERSE = Universe(
     all_dialects={"qvit": _qvit},
     all_passes={"delay-dequant": _delay_dequant, "verify-integer-only": _verify_integer_only},
 )
+"""Our dialect and our passes, by name."""

@@ -8,15 +8,14 @@ from xdsl.irdl import IRDLOperation, irdl_op_definition, operand_def, prop_def, 
 from xdsl.traits import Pure
 from xdsl.utils.exceptions import VerifyException
 
-from qvit.dialects.ops.products import matmul_shape
-from qvit.dialects.types import shape_of
+from qvit.dialects.types import broadcast_shapes, shape_of
 
 
 def product_shape(lhs: Sequence[int], rhs: Sequence[int]) -> tuple[int, ...]:
     """[..., M, K] x [..., N, K] -> [..., M, N]; VerifyException if they do not fit."""
-    if len(rhs) < 2:
-        raise VerifyException(f"rhs: expected at least two dimensions, found {rhs}")
-    return matmul_shape(lhs, (*rhs[:-2], rhs[-1], rhs[-2]))
+    if min(len(lhs), len(rhs)) < 2 or lhs[-1] != rhs[-1]:
+        raise VerifyException(f"lhs, rhs: expected [..., M, K] and [..., N, K], found {lhs} and {rhs}")
+    return (*broadcast_shapes(lhs[:-2], rhs[:-2]), lhs[-2], rhs[-2])
 
 
 @irdl_op_definition
