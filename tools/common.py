@@ -72,11 +72,20 @@ def read_mlir(path: Path) -> ModuleOp:
     return parse_mlir(context, path.read_text(), str(path), path.parent)
 
 
+def require_place(path: Path) -> None:
+    """OSError where no file can be written to `path`, to be told before any work."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
+
+
 def write_mlir(module: ModuleOp, path: Path) -> None:
     """Write a module to a .mlir file, whole or not at all; its large new tensors go into a .safetensors file beside it.
 
-    The module itself stays as it is.
+    The module itself stays as it is. OSError if the file cannot be written there.
     """
+    require_place(path)
     module = module.clone()
     with ExitStack() as files:
         # closed in reverse order: the weights are in place when the text that names them is

@@ -30,6 +30,7 @@ from qvit.tools.common import (
     parse_mlir,
     read_onnx,
     register_dialects,
+    require_place,
     verify,
 )
 from qvit.tools.extensions import extensions
@@ -260,10 +261,7 @@ class QvitOpt(xDSLOptMain):
         if not self.args.output_file:
             return None
         path = Path(self.args.output_file)
-        if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder; name a file in it with -o")
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
+        require_place(path)
         return path
 
 
