@@ -7,6 +7,7 @@ correct summation orders end far apart.
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -227,7 +228,34 @@ IMPLEMENTATIONS: dict[type[Operation], Implementation] = dict(
         (WeightOp, _constant),
     )
 )
-"""How to execute every operation of the dialect."""
+"""How to execute every operation of the dialect. Operations of extensions have such tables of their own."""
+
+EXTENSIONS = "qvit.interpreter"
+"""The group of entry points that name the tables of extensions."""
+
+
+@cache
+def _of_extensions() -> dict[type[Operation], Implementation]:
+    from importlib.metadata import entry_points
+
+    tables: dict[type[Operation], Implementation] = {}
+    for entry in entry_points(group=EXTENSIONS):
+        try:
+            tables |= entry.load()
+        except Exception as error:  # an extension may raise anything
+            raise ExecutionError(f"the extension {entry.name} ({entry.value}) cannot be loaded: {error}") from error
+    return tables
+
+
+def implementation_of(op: Operation) -> Implementation | None:
+    """How to execute an operation of the dialect or of an installed extension; None if nobody says."""
+    return IMPLEMENTATIONS.get(type(op)) or _of_extensions().get(type(op))
+
+
+def _require_implementation(op: Operation) -> Implementation:
+    if (implementation := implementation_of(op)) is None:
+        raise ExecutionError(f"{describe(op)}: the interpreter does not know {op.name}")
+    return implementation
 
 
 def find_function(module: ModuleOp, name: str = "main") -> FuncOp:
@@ -310,11 +338,8 @@ def run(
     for i, op in enumerate(operations):
         if isinstance(op, ReturnOp):
             return dict(zip(output_names(body), (values[v] for v in op.operands), strict=True))
-        implementation = IMPLEMENTATIONS.get(type(op))
-        if implementation is None:
-            raise ExecutionError(f"{describe(op)}: the interpreter does not know {op.name}")
         try:
-            result = implementation(machine, op, *(values[v] for v in op.operands))
+            result = _require_implementation(op)(machine, op, *(values[v] for v in op.operands))
         except (OverflowError, ValueError, IndexError) as error:
             raise ExecutionError(f"{describe(op)} ({op.name}): {error}") from error
         if observe is not None:
@@ -330,7 +355,7 @@ def evaluate(module: ModuleOp, op: Operation, operands: Sequence[Array], float_d
     """One operation on given operands; floats among them become `float_dtype`. `module` has its weights."""
     machine = Machine(Weights(module), np.dtype(float_dtype))
     values = [v.astype(machine.float_dtype) if v.dtype.kind == "f" else v for v in operands]
-    return IMPLEMENTATIONS[type(op)](machine, op, *values)
+    return _require_implementation(op)(machine, op, *values)
 
 
 def trace_names(module: ModuleOp) -> dict[Operation, list[str]]:
@@ -339,7 +364,7 @@ def trace_names(module: ModuleOp) -> dict[Operation, list[str]]:
     A tensor goes under the last of its operation's source nodes, which names its value, and under the others where no
     other operation claims them: so a quantize that a rewrite found to change nothing keeps its name.
     """
-    ours = [op for op in module.walk() if type(op) in IMPLEMENTATIONS and not isinstance(op, ConstantOp | WeightOp)]
+    ours = [op for op in module.walk() if implementation_of(op) and not isinstance(op, ConstantOp | WeightOp)]
     makers = [op for op in ours if _integer_result(op)]
     claims = Counter(name for op in makers for name in sources(op))
     owners = {sources(op)[-1]: op for op in makers if sources(op)}  # of equal names, the last one's

@@ -96,3 +96,4 @@ Qvit = Dialect(
     ],
     [_Constants()],
 )
+"""The dialect, for `Context.load_dialect`."""

@@ -33,6 +33,7 @@ def int_type(element: Attribute) -> IntType | None:
 
 
 def is_float(element: Attribute) -> bool:
+    """Whether an element type is one of the float types of the dialect, f32 or f64."""
     return isinstance(element, Float32Type | Float64Type)
 
 
@@ -73,10 +74,12 @@ def tensor_type(value: SSAValue | Attribute) -> Tensor:
 
 
 def shape_of(value: SSAValue) -> tuple[int, ...]:
+    """The dimensions of a tensor; VerifyException if it is none."""
     return tensor_type(value).get_shape()
 
 
 def element_of(value: SSAValue) -> Attribute:
+    """The element type of a tensor; VerifyException if it is none."""
     return tensor_type(value).element_type
 
 

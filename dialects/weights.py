@@ -7,7 +7,7 @@ that file (`rebase`).
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from fractions import Fraction
 from functools import lru_cache
@@ -82,9 +82,9 @@ class Weights:
 
     @staticmethod
     def of(op: Operation) -> "Weights":
-        """The weights of the module that `op` stands in."""
+        """The weights of the module that `op` stands in; of nested ones, the innermost that lists weight files."""
         top: Operation = op
-        while (parent := top.parent_op()) is not None:
+        while FILES not in top.attributes and (parent := top.parent_op()) is not None:
             top = parent
         return Weights(cast(ModuleOp, top))
 
@@ -228,6 +228,15 @@ def externalize(module: ModuleOp, path: Path, temporary: Path | None = None) -> 
     file = WeightFileAttr(StringAttr(str(path)), StringAttr(sha256))
     _set_weight_files(module, [*weight_files(module), file])
     return True
+
+
+def free_path(module: ModuleOp, path: Path, taken: Collection[Path] = ()) -> Path:
+    """Where a new weight file may go: `path`, or if the module reads that or it is taken, path.1, path.2, and so on."""
+    taken = {Path(file.path.data).resolve() for file in weight_files(module)} | {*taken}
+    free, number = path, 1
+    while free.resolve() in taken:
+        free, number = path.with_suffix(f".{number}{path.suffix}"), number + 1
+    return free
 
 
 def _role(tensor: Dense, property_name: str) -> str:

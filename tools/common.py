@@ -1,7 +1,9 @@
-"""What the tools share: reading a module, and turning every failure into one line and an exit status."""
+"""What the tools share: modules as files, and turning every failure into one line and an exit status."""
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from xdsl.context import Context
@@ -13,17 +15,19 @@ from xdsl.utils.exceptions import DiagnosticException, ParseError, VerifyExcepti
 from xdsl.utils.lexer import Span
 
 from qvit.backends.interpreter import ExecutionError
+from qvit.dialects.atomic import replacing
 from qvit.dialects.provenance import Remark, describe
-from qvit.dialects.weights import WeightError, rebase
+from qvit.dialects.weights import WeightError, externalize, free_path, has_large_tensors, rebase
 from qvit.frontends.errors import ImportRefused
 from qvit.tools.arguments import UsageError
+from qvit.tools.extensions import extensions
 from qvit.tools.progress import progress
 from qvit.transforms.universe import UNIVERSE
 
 
 def register_dialects(context: Context) -> None:
-    """All of xDSL's dialects and ours, loaded when first met."""
-    for name, factory in {**get_all_dialects(), **UNIVERSE.all_dialects}.items():
+    """All of xDSL's dialects, ours and those of extensions, loaded when first met."""
+    for name, factory in {**get_all_dialects(), **UNIVERSE.all_dialects, **extensions().all_dialects}.items():
         context.register_dialect(name, factory)
 
 
@@ -68,6 +72,31 @@ def read_mlir(path: Path) -> ModuleOp:
     context = Context()
     register_dialects(context)
     return parse_mlir(context, path.read_text(), str(path), path.parent)
+
+
+def require_place(path: Path) -> None:
+    """OSError where no file can be written to `path`, to be told before any work."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
+
+
+def write_mlir(module: ModuleOp, path: Path) -> None:
+    """Write a module to a .mlir file, whole or not at all; its large new tensors go into a .safetensors file beside it.
+
+    The module itself stays as it is. OSError if the file cannot be written there.
+    """
+    require_place(path)
+    module = module.clone()
+    with ExitStack() as files:
+        # closed in reverse order: the weights are in place when the text that names them is
+        text = files.enter_context(replacing(path))
+        if has_large_tensors(module):
+            weights = free_path(module, path.with_suffix(".safetensors"))
+            externalize(module, weights, files.enter_context(replacing(weights)))
+        rebase(module, lambda file: Path(os.path.relpath(file, path.parent)))
+        text.write_text(str(module) + "\n")
 
 
 def read_onnx(

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import inspect
 import os
 import re
 import sys
@@ -23,7 +24,7 @@ from xdsl.xdsl_opt_main import xDSLOptMain
 
 from qvit.dialects.atomic import replacing
 from qvit.dialects.provenance import Remark
-from qvit.dialects.weights import externalize, has_large_tensors, rebase, weight_files
+from qvit.dialects.weights import externalize, free_path, has_large_tensors, rebase
 from qvit.frontends.errors import did_you_mean
 from qvit.tools.arguments import ArgumentParser, UsageError
 from qvit.tools.common import (
@@ -32,18 +33,30 @@ from qvit.tools.common import (
     parse_mlir,
     read_onnx,
     register_dialects,
+    require_place,
     verify,
 )
+from qvit.tools.extensions import extensions
 from qvit.tools.progress import progress
-from qvit.tools.registry import PASSES
+from qvit.tools.registry import PASSES, pass_list
 
 if TYPE_CHECKING:
     from qvit.transforms.delay_dequant import DelayDequantPass, Report
 
 
 def pass_class(name: str) -> type[ModulePass]:
+    """The class of a pass of the table, or of an extension."""
+    if name not in PASSES:
+        try:
+            return extensions().all_passes[name]()
+        except ImportError as error:
+            raise ValueError(f"the extension's pass {name} cannot be loaded: {error}") from error
     module, attribute, _ = PASSES[name]
     return cast("type[ModulePass]", getattr(import_module(module), attribute))
+
+
+def pass_names() -> list[str]:
+    return [*PASSES, *extensions().all_passes]
 
 
 _PLAIN = re.compile(r"[-+]?\d+(\.\d*)?|true|false|[A-Za-z_][A-Za-z0-9_-]*")
@@ -73,10 +86,11 @@ def split_flags(args: Sequence[str]) -> tuple[list[str], list[str]]:
     """(pipeline elements in the order of their flags, all other arguments). -p counts at its place."""
     pipeline: list[str] = []
     rest: list[str] = []
+    passes = pass_names()
     words = iter(args)
     for word in words:
         flag, equals, value = word.partition("=")
-        if flag.startswith("--") and flag[2:] in PASSES:
+        if flag.startswith("--") and flag[2:] in passes:
             pipeline.append(spec_of(flag[2:], value))
         elif flag in ("-p", "--passes"):
             given = value if equals else next(words, None)
@@ -102,7 +116,7 @@ class _Kept(ModulePass):
 
 
 class QvitOpt(xDSLOptMain):
-    """xDSL's driver with: an explicit list of passes, `.onnx` input, weight files, output written whole or not at all."""
+    """xDSL's driver with: our passes and those of extensions, `.onnx` input, weight files, output whole or not at all."""
 
     def __init__(self, args: Sequence[str]) -> None:
         self.available_frontends = {}
@@ -115,7 +129,7 @@ class QvitOpt(xDSLOptMain):
         self.register_all_targets()
         pipeline, rest = split_flags(args)
         parser = ArgumentParser(prog="qvit-opt", add_help=False, allow_abbrev=False)
-        parser.also = [f"--{name}" for name in PASSES]
+        parser.also = [f"--{name}" for name in pass_names()]
         self.register_all_arguments(parser)
         self.args = parser.parse_args(rest)
         self.args.passes = ",".join(pipeline)
@@ -132,13 +146,13 @@ class QvitOpt(xDSLOptMain):
         register_dialects(self.ctx)
 
     def register_all_passes(self) -> None:
-        for name in PASSES:
+        for name in pass_names():
             self.register_pass(name, lambda name=name: pass_class(name))
 
     def register_all_targets(self) -> None:
         from xdsl.targets import get_all_targets
 
-        self.available_targets["mlir"] = get_all_targets()["mlir"]
+        self.available_targets |= {"mlir": get_all_targets()["mlir"], **extensions().all_targets}
 
     def register_all_arguments(self, arg_parser: argparse.ArgumentParser) -> None:
         super().register_all_arguments(arg_parser)
@@ -196,8 +210,7 @@ class QvitOpt(xDSLOptMain):
             reason = str(error).splitlines()[-1].strip()
             raise UsageError(f"cannot read the passes {self.args.passes!r}: {reason}") from None
         for spec in specs:
-            if spec.name not in PASSES:
-                raise UsageError(f"unknown pass {spec.name}{did_you_mean(spec.name, list(PASSES))}")
+            _require_pass(spec.name)
             _check_options(spec)
         super().setup_pipeline()
 
@@ -262,10 +275,7 @@ class QvitOpt(xDSLOptMain):
                 " or a weight file with --weights-out"
             )
         first = self.args.weights_out or cast(Path, output).with_suffix(".safetensors")
-        listed = {Path(file.path.data).resolve() for file in weight_files(module)} | self.written
-        path, number = first, 1
-        while path.resolve() in listed:  # never overwrite a file that the module still reads
-            path, number = first.with_suffix(f".{number}.safetensors"), number + 1
+        path = free_path(module, first, self.written)
         self.written.add(path.resolve())
         return path
 
@@ -304,10 +314,7 @@ class QvitOpt(xDSLOptMain):
         if not self.args.output_file:
             return None
         path = Path(self.args.output_file)
-        if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder; name a file in it with -o")
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
+        require_place(path)
         return path
 
 
@@ -327,18 +334,29 @@ def _check_options(spec: ArgSpec) -> None:
             raise UsageError(f"--{spec.name}: the option {name} is of type {types[name]}, found {given!r}") from None
 
 
+def _require_pass(name: str) -> None:
+    if name not in (known := pass_names()):
+        raise UsageError(f"unknown pass {name}{did_you_mean(name, known)}")
+
+
+def summary(name: str) -> str:
+    """A pass in one line."""
+    if name in PASSES:
+        return PASSES[name][2]
+    return inspect.cleandoc(pass_class(name).__doc__ or "").partition("\n")[0]
+
+
 def help_pass(name: str) -> str:
     """A pass's description and options, from its class."""
-    if name not in PASSES:
-        raise UsageError(f"unknown pass {name}{did_you_mean(name, list(PASSES))}")
-    import inspect
-
+    _require_pass(name)
     cls = pass_class(name)
-    lines = [f"--{name}", "", inspect.cleandoc(cls.__doc__) if cls.__doc__ else PASSES[name][2]]
+    lines = [f"--{name}", "", inspect.cleandoc(cls.__doc__ or summary(name))]
     options = get_pass_option_infos(cls)
     if options:
         lines += ["", "options:"]
-        lines += [f"  {o.name.replace('_', '-')}={o.expected_type} (default {o.default_value!r})" for o in options]
+        lines += [
+            f"  {o.name.replace('_', '-')}={o.expected_type} (default {o.default_value or 'empty'})" for o in options
+        ]
     return "\n".join(lines)
 
 
@@ -350,6 +368,9 @@ def run(args: Sequence[str]) -> int:
 def _run(args: Sequence[str]) -> None:
     for i, word in enumerate(args):
         flag, equals, name = word.partition("=")
+        if flag == "--list-passes":
+            print(pass_list({name: summary(name) for name in pass_names()}))
+            return
         if flag == "--help-pass":
             if not equals and i + 1 == len(args):
                 raise UsageError("--help-pass expects the name of a pass")

@@ -1,12 +1,13 @@
 """qvit-opt: read a model or IR, run passes in the order of their flags, write IR.
 
-This module is the front door: `--help`, `--version` and `--list-passes` are answered here, without importing xDSL.
+This module is the front door: `--help`, `--version` and `--list-passes` are answered here, without importing xDSL. Only
+the passes of extensions are listed by the driver, for they are not known before they are imported.
 """
 
 import sys
 from collections.abc import Sequence
 
-from qvit.tools.registry import PASSES, VERSION
+from qvit.tools.registry import PASSES, VERSION, pass_list
 
 USAGE = """\
 usage: qvit-opt [INPUT] [--PASS[=OPTION[=VALUE],...]]... [-o FILE] [options]
@@ -21,7 +22,7 @@ INPUT is a .onnx model, a .mlir file, or - (standard input, the default).
 
 passes:
 {passes}
-
+{extensions}
 input:
   --outputs NAME,...      end the graph at these tensors instead of the model's outputs (.onnx)
   --dim NAME=N            fix a dynamic dimension of the model's inputs, e.g. --dim batch_size=1 (.onnx)
@@ -51,21 +52,25 @@ Output files are written whole or not at all.
 """
 
 
-def pass_list() -> str:
-    width = max(map(len, PASSES)) + 2
-    return "\n".join(f"  --{name:<{width}}{summary}" for name, (_, _, summary) in PASSES.items())
+def extension_names() -> str:
+    """A line with the names of extensions, whose passes are known only once they are imported; empty without any."""
+    from qvit.tools.extensions import installed
+
+    names = ", ".join(entry.name for entry in installed())
+    return f"  --list-passes lists those of the extensions too: {names}\n" if names else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
+    summaries = {name: summary for name, (_, _, summary) in PASSES.items()}
     if "-h" in args or "--help" in args:
-        sys.stdout.write(USAGE.format(passes=pass_list()))
+        sys.stdout.write(USAGE.format(passes=pass_list(summaries), extensions=extension_names()))
         return 0
     if "--version" in args:
         print(f"qvit {VERSION}")
         return 0
-    if "--list-passes" in args:
-        print(pass_list())
+    if "--list-passes" in args and not extension_names():
+        print(pass_list(summaries))
         return 0
     from qvit.tools.opt_driver import run
 

@@ -1,5 +1,7 @@
 """The names of the passes and what they do in a line: a table that `--help` can print without importing xDSL."""
 
+from collections.abc import Mapping
+
 VERSION = "0.1.0"
 
 PASSES: dict[str, tuple[str, str, str]] = {
@@ -31,3 +33,9 @@ PASSES: dict[str, tuple[str, str, str]] = {
     "dce": ("xdsl.transforms.dead_code_elimination", "DeadCodeElimination", "Remove operations without uses."),
 }
 """flag -> (module, class, first line of the help). The flag is the pass's name, and its file's, with dashes."""
+
+
+def pass_list(summaries: Mapping[str, str]) -> str:
+    """The lines of `--list-passes`, from names to first lines of the help."""
+    width = max(map(len, summaries)) + 2
+    return "\n".join(f"  --{name:<{width}}{summary}" for name, summary in summaries.items())

@@ -25,6 +25,7 @@ from qvit.transforms.rule import Rule, Session
 from qvit.transforms.statistics import float_elements, is_integer_product, macs, macs_integer, macs_total, qdq_ops
 
 RULES: tuple[type[Rule], ...] = (*MOVES, *FOLDS, *PRODUCTS)
+"""All rules of the pass, in the order in which they are tried on an operation."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar
 
-from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 from xdsl.pattern_rewriter import PatternRewriter, RewritePattern
 
@@ -50,10 +49,6 @@ class Session:
     applied: Counter[str] = field(default_factory=Counter[str])
     exactness: dict[str, Exactness] = field(default_factory=dict[str, Exactness])
     bounds: dict[str, float] = field(default_factory=dict[str, float])
-
-    @staticmethod
-    def of(module: ModuleOp) -> "Session":
-        return Session(Weights(module))
 
     def count(self, rule: str, exactness: Exactness, bound: float | None = None) -> None:
         self.applied[rule] += 1

@@ -37,3 +37,4 @@ UNIVERSE = Universe(
         "lower-to-linalg": _lower_to_linalg,
     },
 )
+"""Our dialect and our passes, by name."""

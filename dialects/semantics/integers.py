@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+"""A NumPy array; its element type is in the docstring of what takes or makes it."""
 Int64 = NDArray[np.int64]
 
 

@@ -34,7 +34,10 @@ def test_the_rule_table_has_every_rule_with_its_exactness() -> None:
             assert stated.get(rule.name) == rule.exactness.value, rule.name
 
 
-@pytest.mark.parametrize("document", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("*/*.md")), ids=lambda p: p.name)
+DOCUMENTS = sorted(file for pattern in ("*.md", "*/*.md", "examples/*/*.md") for file in ROOT.glob(pattern))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
         assert (document.parent / target).exists(), f"{document}: {target}"

@@ -160,3 +160,4 @@ class QuantizeOfDequantize(Rule):
 
 
 FOLDS: tuple[type[Rule], ...] = (MulOfDequantize, MulOfBiasAdd, QuantizeBack, QuantizeOfDequantize)
+"""The rules that fold constants into scales, and a dequantize into a quantize."""

@@ -254,3 +254,4 @@ MOVES: tuple[type[Rule], ...] = (
     BroadcastOfDequantize,
     ConcatOfDequantize,
 )
+"""The rules that move a dequantize past operations that move elements."""

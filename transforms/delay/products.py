@@ -350,3 +350,4 @@ class ConvTranspose2dStays(Rule):
 
 
 PRODUCTS: tuple[type[Rule], ...] = (MatmulOfDequantize, LinearOfDequantize, Conv2dOfDequantize, ConvTranspose2dStays)
+"""The rules that move a dequantize behind products."""

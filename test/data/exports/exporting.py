@@ -208,7 +208,9 @@ def make(name: str, recipe: Export, folder: Path, fresh: int | None) -> str:
 def main(description: str | None, recipes: dict[str, Export]) -> None:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("outdir", type=Path)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(recipes)}; default: all, none for a bench")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(recipes)}; default: all, none for a bench"
+    )
     parser.add_argument("--fresh", type=int, metavar="SEED", help="draw other dimensions and weights from this seed")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(recipes):
