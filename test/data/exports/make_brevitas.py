@@ -180,7 +180,7 @@ def reference(model: ModelProto, dims: Dims) -> dict[str, np.ndarray]:
     known.CopyFrom(model)
     for node in known.graph.node:
         for attribute in node.attribute:
-            if attribute.s == b"ROUND_TO_ZERO":  # so Brevitas calls what the qonnx package knows as DOWN only
+            if attribute.s.upper() == b"ROUND_TO_ZERO":  # so Brevitas calls what the qonnx package knows as DOWN only
                 attribute.s = b"DOWN"
     wrapped = ModelWrapper(known).transform(InferShapes())
     values = execute_onnx(wrapped, {INPUT: image}, return_full_exec_context=True)

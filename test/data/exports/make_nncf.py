@@ -1,5 +1,7 @@
 """Transformers as NNCF quantizes ONNX: post-training quantization, and compression of weights."""
 
+from dataclasses import replace
+
 import nncf
 from base_vit import INPUT, Dims, Fixture, images, main, vit
 from nncf import CompressWeightsMode, ModelType, QuantizationPreset
@@ -48,7 +50,12 @@ def fixtures() -> dict[str, Fixture]:
             "DequantizeLinear",
         ),
         "nncf_weights_int4_grouped_21": Fixture(
-            lambda d: compressed(vit(d, 21, dynamo=True), CompressWeightsMode.INT4_ASYM, group_size=8, all_layers=True),
+            lambda d: compressed(
+                vit(replace(d, head=12, hidden=32, heads=2), 21, dynamo=True),
+                CompressWeightsMode.INT4_ASYM,
+                group_size=8,
+                all_layers=True,
+            ),
             "DequantizeLinear",
         ),
     }
