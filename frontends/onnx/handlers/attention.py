@@ -64,13 +64,13 @@ def _attend(
     """softmax(q k^T * scale + mask) v; all [batch, heads, tokens, size]."""
     keys = node.emit(TransposeOp(_repeated(node, k, shape_of(q)[1]), [0, 1, 3, 2]))
     scores = scaled(node, node.emit(MatmulOp(q, keys)), scale)
+    if softcap := node.attribute("softcap", 0.0):
+        bounded = node.emit(TanhOp(scaled(node, scores, 1 / softcap)))
+        scores = scaled(node, bounded, softcap)
     if mask is not None:
         scores = _masked(node, scores, mask)
     if causal:
         scores = _causal(node, scores)
-    if softcap := node.attribute("softcap", 0.0):
-        bounded = node.emit(TanhOp(scaled(node, scores, 1 / softcap)))
-        scores = scaled(node, bounded, softcap)
     probabilities = node.emit(SoftmaxOp(scores, 3))
     return node.emit(MatmulOp(probabilities, _repeated(node, v, shape_of(q)[1])))
 
