@@ -178,7 +178,8 @@ def _gather_elements(node: Node) -> Value:
     if indices.size and not (-length <= indices.min() and indices.max() < length):
         node.refuse(f"indices reach outside the {length} elements of axis {axis}", "the model is damaged")
     numbers = np.arange(prod(shape), dtype=np.int32).reshape(shape)
-    flat = np.take_along_axis(numbers, indices.astype(np.int64), axis)
+    reached = tuple(slice(None if k == axis else d) for k, d in enumerate(indices.shape))
+    flat = np.take_along_axis(numbers[reached], indices.astype(np.int64), axis)
     constant = node.graph.ssa(Constant(f"{node.name}.indices", flat))
     return node.emit(GatherOp(node.emit(ReshapeOp(value, [prod(shape)])), constant, 0))
 
