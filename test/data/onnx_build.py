@@ -56,8 +56,7 @@ def model(
         [numpy_helper.from_array(array, name) for name, array in (constants or {}).items()],
     )
     opsets = [helper.make_opsetid("", opset)]
-    if any(n.domain == "com.microsoft" for n in nodes):
-        opsets.append(helper.make_opsetid("com.microsoft", 1))
+    opsets += [helper.make_opsetid(domain, 1) for domain in {n.domain: None for n in nodes if n.domain}]
     return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
 
 
@@ -73,11 +72,13 @@ def run_ort(proto: onnx.ModelProto, feeds: Arrays) -> dict[str, np.ndarray]:
 
 
 def assert_same(found: Arrays, expected: Arrays, tolerance: float = 1e-5) -> None:
-    """Integers are equal; floats are close, relative to the largest of the tensor."""
+    """Integers are equal, truth values as 0 and 1; floats are close, relative to the largest of the tensor."""
     assert list(found) == list(expected)
     for name, want in expected.items():
         got = found[name]
         assert got.shape == want.shape, name
+        if want.dtype.kind == "b":
+            want = want.astype(np.uint8)
         if want.dtype.kind in "iu":
             assert got.dtype == want.dtype, name
             np.testing.assert_array_equal(got, want, name)
