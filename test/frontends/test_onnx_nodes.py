@@ -115,6 +115,10 @@ LOGIC = [
     *cases("Cast", whole("int64", 2, 3), to=TensorProto.INT32),
     *cases("Cast", whole("int8", 2, 3).array, to=TensorProto.FLOAT),
     *cases("Cast", c(2, 3), to=TensorProto.INT32),
+    *cases("CastLike", whole("int8", 2, 3), c(1), opsets=(15, 21)),
+    *cases("CastLike", whole("int8", 2, 3), x(1)),
+    *cases("CastLike", x(2, 3), truth(1)),
+    *cases("CastLike", c(2, 3), truth(1)),
 ]
 
 PRODUCTS = [

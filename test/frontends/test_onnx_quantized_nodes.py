@@ -289,6 +289,12 @@ ROUNDED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "HALF_UP": lambda v: np.sign(v) * np.floor(np.abs(v) + 0.5),  # QONNX rounds the magnitude
     "FLOOR": np.floor,
 }
+ROUNDED_AT_IMPORT: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "HALF_DOWN": lambda v: np.sign(v) * np.ceil(np.abs(v) - 0.5),
+    "UP": lambda v: np.sign(v) * np.ceil(np.abs(v)),
+    "DOWN": np.trunc,
+    "CEIL": np.ceil,
+}
 TIES = Feed((np.arange(-24, 24, dtype=np.float32) / 2).reshape(4, 12))  # in halves of a step of 1
 
 
@@ -310,7 +316,7 @@ def quantized(case: Case) -> np.ndarray:
     signed, narrow_ = case.attributes.get("signed", 1), case.attributes.get("narrow", 1)
     half = 2.0 ** (float(bits) - 1)
     low, high = (-half + narrow_, half - 1) if signed else (0, 2 * half - 1 - narrow_)
-    rounded = ROUNDED[str(case.attributes.get("rounding_mode", "ROUND")).upper()]
+    rounded = (ROUNDED | ROUNDED_AT_IMPORT)[str(case.attributes.get("rounding_mode", "ROUND")).upper()]
     scaled = value.astype(np.float64) / step.astype(np.float64) + zero
     return (np.clip(rounded(scaled), low, high) - zero) * step
 
@@ -332,6 +338,11 @@ QUANTS = [
         for narrow_ in (0, 1)
         for mode in (*ROUNDED, "floor")
     ),
+    *(
+        quant(TIES.array, ONE, np.array(3, np.float32), 3, signed=0, rounding_mode=m)
+        for m in ROUNDED | ROUNDED_AT_IMPORT
+    ),
+    *(quant(TIES.array / 1.5, ONE, NONE, 4, rounding_mode=m) for m in ROUNDED_AT_IMPORT),
     quant(x(3, 5), STEP, np.array(4, np.float32), 8, signed=0),
     quant(TIES, ONE, np.array(2, np.float32), 4, signed=0, narrow=0),  # an even zero point moves no tie
     quant(TIES, BY_ROWS, NONE, 4),
@@ -351,7 +362,7 @@ def test_quant(case: Case) -> None:
 def test_a_zero_point_that_moves_ties_is_told() -> None:
     case = quant(x(3, 5), ONE, np.array(3, np.float32), 4, signed=0)
     module, remarks = import_onnx(case.proto())
-    assert [(r.src, r.rule) for r in remarks] == [("y0", "quant")]
+    assert [(r.src, r.rule) for r in remarks] == [("y0", "ties")]
     assert "moves ties" in remarks[0].reason
     assert_same(run(module, case.feeds), {"y0": quantized(case)}, 1e-7)
 
@@ -492,4 +503,7 @@ def test_every_handler_has_a_case() -> None:
     one = {(case.domain, case.op) for case in (*TABLE, *SOFTMAX, *QUANTS, *BIPOLAR)}
     graphs = {(node.domain, node.op_type) for nodes, _ in DYNAMIC.values() for node in nodes}
     handlers = QUANTIZATION | QOPERATOR_HANDLERS | QONNX_HANDLERS | DYNAMIC_HANDLERS
-    assert handlers.keys() - one - graphs == {(MS, "MatMulNBits")}  # refused
+    assert handlers.keys() - one - graphs == {
+        (MS, "MatMulNBits"),
+        *((domain, "Trunc") for domain in DOMAINS),
+    }  # refused

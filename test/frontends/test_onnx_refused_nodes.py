@@ -81,9 +81,8 @@ UNREAD = [
     refused("codes of type float8", "QuantizeLinear", x(2, 3), STEP, np.zeros((), "float8_e4m3fn"), opsets=(19,)),
     refused("the scale (input 1) depends on the model's input", "QuantizeLinear", x(2, 3), Feed(STEP)),
     refused("the zero point (input 2) depends", "DequantizeLinear", CODES, STEP, Feed(np.array(0, np.int8))),
-    refused("its scale is not positive", "QuantizeLinear", x(2, 3), f32(0)),
-    refused("its scale is not positive", "QuantizeLinear", x(2, 3), f32(0.1, -0.1, 1)),
-    *(refused("its scale is 0 or not finite", "QuantizeLinear", x(2, 3), f32(v)) for v in (np.nan, np.inf)),
+    *(refused("its scale is not positive and finite", "QuantizeLinear", x(2, 3), f32(v)) for v in (0, np.nan, np.inf)),
+    refused("its scale is not positive and finite", "QuantizeLinear", x(2, 3), f32(0.1, -0.1, 1)),
     *(
         refused("its scale is 0 or not finite", "DequantizeLinear", CODES, f32(0.1, v, 0.2))
         for v in (0, np.nan, np.inf)
