@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from threading import Event, Thread
-from typing import TextIO
+from typing import TextIO, cast
 
 DELAY, PAUSE = 2.0, 0.2  # seconds until the line appears, and between two of its updates
 
@@ -37,7 +37,7 @@ def progress(what: str, total: int | None = None) -> Generator[Step]:
     line = Thread(target=_show, args=(step, total, terminal, finished), daemon=True)
     line.start()
     try:
-        with redirect_stderr(DummyTqdmFile(terminal)):
+        with redirect_stderr(cast(TextIO, DummyTqdmFile(terminal))):
             yield step
     finally:
         finished.set()

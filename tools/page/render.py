@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from qvit.tools.page.facts import BlockFacts, CodeFacts, Form, Group, Macs, ModuleFacts, OpFacts
+from qvit.tools.page.facts import BlockFacts, CodeFacts, Form, Group, ModuleFacts, OpFacts
 from qvit.tools.registry import VERSION
 from qvit.transforms.delay_dequant import Report
 
@@ -119,15 +119,14 @@ def _terms(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def _macs_tile(facts: ModuleFacts) -> str:
-    def parts(macs: Macs) -> list[tuple[str, int]]:
-        return [("integer", macs.integer), ("float", macs.total - macs.integer)]
-
-    if not facts.macs.total:
+    macs = facts.macs
+    if not macs.total:
         return _tile("Multiply-accumulates", "None", "<p>The module has no products.</p>")
     kinds = [(kind, f"{_percent(m.share)} of {_large(m.total)}") for kind, m in facts.macs_by_kind.items() if m.total]
-    share = _percent(facts.macs.share)
-    bar = _bar(parts(facts.macs), f"{share} of all multiply-accumulates are on integers", "share")
-    return _tile("Multiply-accumulates on integers", share, bar + _terms([*kinds, ("all", _large(facts.macs.total))]))
+    share = _percent(macs.share)
+    parts = [("integer", macs.integer), ("float", macs.total - macs.integer)]
+    bar = _bar(parts, f"{share} of all multiply-accumulates are on integers", "share")
+    return _tile("Multiply-accumulates on integers", share, bar + _terms([*kinds, ("all", _large(macs.total))]))
 
 
 def _ops_tile(facts: ModuleFacts) -> str:
@@ -145,7 +144,9 @@ def _float_tile(facts: ModuleFacts) -> str:
     total, first, rest = sum(n for _, n in left), left[:_SHOWN], sum(n for _, n in left[_SHOWN:])
     terms = [(escape(kind), f"{n:,}") for kind, n in first] + ([("others", f"{rest:,}")] if rest else [])
     return _tile(
-        "Free of floats", "No", f"<p>{_count(total, 'operation')} with a float, in whatever place:</p>" + _terms(terms)
+        "Free of floats",
+        "No",
+        f"<p>{_count(total, 'operation')} with a float in a type, attribute or constant:</p>" + _terms(terms),
     )
 
 
