@@ -158,9 +158,11 @@ def comparison_cases() -> Iterator[Case]:
 
 SINGLE = [
     ("compare", 'qvit.compare %a, %b {predicate = "lt"}', "(tensor<4x1xui8>, tensor<3xui8>) -> tensor<4x3xui1>"),
-    ("clip", "qvit.clip %x from 3.000000e+00 to 200.000000e+00", "tensor<40xui8>"),
-    ("clip_nibbles", "qvit.clip %x from -7.000000e+00 to 7.000000e+00", "tensor<40xi4>"),
-    ("clip_floats", "qvit.clip %x from -0.100000e+00 to 7.000000e+00", "tensor<60xf32>"),
+    ("clip", "qvit.clip %x {low = 3 : i64, high = 200 : i64}", "tensor<40xui8>"),
+    ("clip_low", "qvit.clip %x {low = -9223372036854775807 : i64}", "tensor<40xi64>"),
+    ("clip_nibbles", "qvit.clip %x {low = -7 : i64, high = 7 : i64}", "tensor<40xi4>"),
+    ("clip_floats", "qvit.clip %x {low = -0.1 : f64, high = 7.0 : f64}", "tensor<60xf32>"),
+    ("clip_high", "qvit.clip %x {high = 0.1 : f64}", "tensor<60xf64>"),
     ("threshold", "qvit.threshold %x, %t lowest -4", "(tensor<9x3xi8>, tensor<7xi8>) -> tensor<9x3xi3>"),
     (
         "threshold_axis",

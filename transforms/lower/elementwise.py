@@ -51,14 +51,16 @@ def arithmetic(s: Stage, op: ArithmeticOp | FloatBinaryOp, a: SSAValue, b: SSAVa
 def clip(s: Stage, op: ClipOp, x: SSAValue) -> SSAValue:
     element, (low, high) = element_of(op.result), op.bounds
     k = Kernel(s, element, len(shape_of(op.result)))
-    value = k.read(x)
+    y = k.read(x)
     if (integer := int_type(element)) is None:
-        value = k.emit(arith.MaximumfOp(value, k.constant(low, element)))
-        return k.finish_new(k.emit(arith.MinimumfOp(value, k.constant(high, element))), shape_of(op.result))
-    wide = code(k, value, integer)
-    value = k.emit(arith.MaxSIOp(wide.value, k.constant(low, wide.value.type)))
-    value = k.emit(arith.MinSIOp(value, k.constant(high, wide.value.type)))
-    return k.finish_new(resize(k, value, IntType(wide.bits), integer.bits), shape_of(op.result))
+        y = y if low is None else k.emit(arith.MaximumfOp(y, k.constant(low, element)))
+        y = y if high is None else k.emit(arith.MinimumfOp(y, k.constant(high, element)))
+        return k.finish_new(y, shape_of(op.result))
+    wide = code(k, y, integer)
+    y, word = wide.value, IntType(wide.bits)
+    y = y if low is None else k.emit(arith.MaxSIOp(y, k.constant(low, wide.value.type)))
+    y = y if high is None else k.emit(arith.MinSIOp(y, k.constant(high, wide.value.type)))
+    return k.finish_new(resize(k, y, word, integer.bits), shape_of(op.result))
 
 
 _PREDICATES = {
