@@ -18,8 +18,8 @@ class Logits(nn.Module):
         self.model = model
         self.inputs = inputs
 
-    def forward(self, *values: Tensor) -> Tensor:
-        return self.model(**dict(zip(self.inputs, values, strict=True))).logits
+    def forward(self, first: Tensor, second: Tensor | None = None, third: Tensor | None = None) -> Tensor:
+        return self.model(**dict(zip(self.inputs, (first, second, third), strict=False))).logits
 
 
 def finish(config: Any, attention: str, model_class: Callable[[Any], nn.Module], **inputs: Tensor) -> Model:
@@ -105,9 +105,9 @@ def mobilevit(dims: Dims, attention: str = "eager") -> Model:
     return finish(config, attention, transformers.MobileViTForImageClassification, pixel_values=pixels)
 
 
-def bert(dims: Dims, attention: str = "sdpa", mask: bool = True) -> Model:
+def bert(dims: Dims, attention: str = "sdpa", mask: bool = True, batch: int | None = None) -> Model:
     """Three embeddings; the mask of padding an input, or none."""
-    batch, length = dims.batch(), dims.pick(9, [5, 7, 11, 13])
+    batch, length = batch or dims.batch(), dims.pick(9, [5, 7, 11, 13])
     config = transformers.BertConfig(vocab_size=43, max_position_embeddings=17, **encoder(dims))
     inputs = {"input_ids": torch.randint(0, 43, (batch, length))}
     if mask:
@@ -128,8 +128,22 @@ MODELS: dict[str, Callable[[Dims], Model]] = {
     "bert_no_mask": partial(bert, mask=False),
 }
 
-RECIPES = {f"{name}_dynamo20": Export(build, "dynamo", 20) for name, build in MODELS.items()}
-RECIPES |= {f"{name}_legacy17": Export(build, "legacy", 17) for name, build in MODELS.items()}
+TOKENS = {name: {0: "batch", 1: "tokens"} for name in ("input_ids", "attention_mask", "token_type_ids")}
+PIXELS = {"pixel_values": {0: "batch", 2: "height", 3: "width"}}
+RECIPES = {
+    **{f"{name}_dynamo20": Export(build, "dynamo", 20) for name, build in MODELS.items()},
+    **{f"{name}_legacy17": Export(build, "legacy", 17) for name, build in MODELS.items()},
+    "vit_eager_legacy14": Export(partial(vit, attention="eager", activation="gelu_new"), "legacy", 14),
+    "vit_quick_gelu_dynamo20": Export(partial(vit, attention="eager", activation="quick_gelu"), "dynamo", 20),
+    "vit_dynamo23": Export(vit, "dynamo", 23),
+    "dinov2_swiglu_dynamo20": Export(partial(dinov2, swiglu=True), "dynamo", 20),
+    "dinov2_free_legacy17": Export(dinov2, "legacy", 17, dynamic=PIXELS),
+    "swin_legacy14": Export(MODELS["swin"], "legacy", 14),
+    "bert_dynamo23": Export(bert, "dynamo", 23),
+    "bert_tokens_dynamo20": Export(partial(bert, batch=2), "dynamo", 20, dynamic=TOKENS),
+    "bert_tokens_legacy17": Export(bert, "legacy", 17, dynamic=TOKENS),
+    "swin_12_blocks_legacy17": Export(partial(swin, grid=(48, 48), depths=(2, 2, 6, 2)), "legacy", 17, bench=True),
+}
 
 if __name__ == "__main__":
     main(__doc__, RECIPES)
