@@ -20,7 +20,7 @@ test-browser: $(VENV)/test.stamp ## the tests that look at the HTML page, in Chr
 	$(BIN)/pytest -n 2 --dist loadgroup -m browser
 
 # The slow tests fetch the real ViT-S, as make bench does, and hand what is lowered to other compilers.
-test-all: test test-browser $(VENV)/bench.stamp $(VENV)/lowering.stamp ## make test and test-browser, then the slow tests, with large downloads
+test-all: test test-browser $(VENV)/bench.stamp $(VENV)/lowering.stamp .venv-exporters/stamp ## make test and test-browser, then the slow tests, with large downloads
 	$(BIN)/pytest -n 2 --dist loadgroup -m slow
 
 lint: $(VENV)/test.stamp ## ruff: rules and formatting
@@ -43,8 +43,18 @@ bench: $(VENV)/bench.stamp ## measure on the real ViT-S: fetches it (190 MB) and
 	$(BIN)/python bench/compile_time.py
 
 clean: ## remove all that was made here, .venv too
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-exporters build dist *.egg-info .hypothesis .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# torch first and alone: what needs it then takes it as it is.
+EXPORTERS := test/data/exports/requirements
+.venv-exporters/stamp: $(EXPORTERS).txt $(EXPORTERS)-no-deps.txt
+	@test -x .venv-exporters/bin/pip || $(PYTHON) -m venv .venv-exporters
+	@echo 'installing the exporters into .venv-exporters'
+	@.venv-exporters/bin/pip install -qq --disable-pip-version-check $$(grep -o '^torch==[^ ]*' $<)
+	@.venv-exporters/bin/pip install -qq --disable-pip-version-check -r $<
+	@.venv-exporters/bin/pip install -qq --disable-pip-version-check --no-deps -r $(EXPORTERS)-no-deps.txt
+	@touch $@
 
 # One stamp per extra: a second run installs nothing unless the requirements changed.
 $(VENV)/%.stamp: pyproject.toml setup.py
