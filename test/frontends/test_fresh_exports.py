@@ -5,6 +5,7 @@ The exporters live in an environment of their own, which `make test-all` makes: 
 
 import os
 import random
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,11 @@ def chosen(families: tuple[str, ...]) -> Iterator[str]:
         yield from random.Random(f"{SEED} {family}").sample(names, min(2, len(names)))
 
 
+def kinds(cells: list[str]) -> list[str]:
+    """What is recognised and what stays in float, without counts."""
+    return [re.sub(r"\d+ ", "", cell) for cell in (cells[0], *cells[2:3])]
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_fresh_sizes(script: str, tmp_path: Path) -> None:
     names = list(chosen(SCRIPTS[script]))
@@ -44,9 +50,8 @@ def test_fresh_sizes(script: str, tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
     for name in names:
         path = next(p for p in (tmp_path / f"{name}.onnx", tmp_path / f"{name}.onnx.gz") if p.exists())
-        stored = ROWS[name][1]
         try:
-            if stored.startswith("refused: "):
+            if ROWS[name][1].startswith("refused: "):
                 refusal(load(path))
                 continue
             tensors = tmp_path / f"{name}.npz"
@@ -54,7 +59,7 @@ def test_fresh_sizes(script: str, tmp_path: Path) -> None:
                 found = check(load(path), dict(file) if tensors.exists() else None)
         except Exception as error:
             raise AssertionError(f"{name} with QVIT_SEED={SEED}: {error}") from error
-        # sizes change neither what is recognised nor what stays in float, but how much 16 bits may add up to
+        # sizes, and the number of blocks, change how much there is, but not what is recognised and what stays in float;
+        # except that sums of 16-bit codes overflow only from some size on
         if "overflow" not in " ".join(found + ROWS[name]):
-            assert found[0] == stored, f"{name} with QVIT_SEED={SEED}"
-            assert found[2:] == ROWS[name][3:], f"{name} with QVIT_SEED={SEED}"
+            assert kinds(found) == kinds(ROWS[name][1:]), f"{name} with QVIT_SEED={SEED}"
