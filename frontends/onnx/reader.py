@@ -19,6 +19,7 @@ from qvit.frontends.errors import ImportRefused, did_you_mean
 from qvit.frontends.onnx.graph import DEFAULT_DOMAINS, Constant, Graph, Node, Value
 from qvit.frontends.onnx.handlers import FOLDERS, HANDLERS
 from qvit.frontends.onnx.handlers.dynamic import MEASURED
+from qvit.frontends.onnx.schema import require_schema
 from qvit.frontends.recognise import recognise
 
 if TYPE_CHECKING:
@@ -277,6 +278,8 @@ def _read_node(graph: Graph, proto: "onnx.NodeProto") -> None:
     node = Node(_name(proto), proto.op_type, graph, inputs, list(proto.input), attributes, list(proto.output))
     handler = HANDLERS.get((proto.domain, proto.op_type))
     try:
+        if not proto.domain:
+            require_schema(node)
         if proto.op_type not in _NEVER_FOLDED and all(i is None or isinstance(i, Constant) for i in inputs):
             results = _fold(node, proto)
         elif handler is None:
