@@ -27,7 +27,7 @@ def recognise(module: ModuleOp) -> list[Remark]:
     """Apply every recogniser to a freshly imported module; returns what was declined, in program order."""
     weights, declined = Weights(module), list[Remark]()
     stored = GreedyRewritePatternApplier([QuantizedWeight(weights, declined)])
-    PatternRewriteWalker(stored).rewrite_module(module)
+    PatternRewriteWalker(stored, apply_recursively=False).rewrite_module(module)  # Sub, then Mul, as they come
     shapes = GreedyRewritePatternApplier(
         [
             MatmulToLinear(weights),

@@ -159,5 +159,5 @@ class QuantizedWeight(RewritePattern):
         assert codes is not None
         require(before.zero_point.number == 0, "zero points are subtracted twice")
         whole = (values == np.rint(values)).all() and codes.lo <= values.min() and values.max() <= codes.hi
-        require(whole, f"what is subtracted is no zero point of {codes}")
+        require(whole, f"what is subtracted is no zero point of {codes} ({codes.lo}..{codes.hi})")
         return QParamsAttr.of(before.scale, values.astype(np.int64), axis)

@@ -1,7 +1,7 @@
 """Recognisers: what they take, what they decline and why; in either case the numbers stay onnxruntime's."""
 
 from dataclasses import dataclass, field
-from math import sqrt
+from math import pi, sqrt
 
 import numpy as np
 import onnx
@@ -33,6 +33,16 @@ CONSTANTS = {
     "root2": number(sqrt(2)),
     "inverse": number(sqrt(0.5)),
     "almost": number(0.7),
+    "root2pi": number(sqrt(2 / pi)),
+    "kappa": number(0.044715),
+    "kappa2": number(0.0447),
+    "minus": number(-np.inf),
+    "zeros": np.zeros((3, 4), np.float32),
+    "zeros4": np.zeros((2, 2, 3, 4), np.float32),
+    "hidden": np.array([[0, -np.inf, 0], [0, 0, 0], [-np.inf, -np.inf, 0]], np.float32),
+    "hidden2": np.array([[0, 0, -np.inf], [0, 0, 0], [0, 0, 0]], np.float32),
+    "closed": np.array([[0, 0, 0], [-np.inf] * 3, [0, 0, 0]], np.float32),
+    "columns": number(0.5) * np.ones(4, np.float32) + np.arange(4, dtype=np.float32),
     "eps": number(1e-3),
     "eps1": number(1e-3).reshape(1),
     "epsilons": np.full((3, 1), 1e-3, np.float32),
@@ -399,6 +409,134 @@ GELUS = {
     ),
 }
 
+INNER = "c = Pow x three\nk = Mul c kappa\ns = Add x k\na = Mul s root2pi\n"
+TANH = "t = Tanh a\nplus = Add t one\n"
+PLAIN_TANH = {"add": 2, "mul": 4, "pow": 1, "tanh": 1}
+
+TANH_GELUS = {
+    "as a power": Case(graph(f"{INNER}{TANH}b = Mul x half\nz = Mul b plus"), GELU),
+    "as products": Case(
+        graph(
+            f"c2 = Mul x x\nc = Mul x c2\nk = Mul kappa c\ns = Add x k\na = Mul root2pi s\n{TANH}b = Mul x plus\n"
+            "z = Mul half b"
+        ),
+        GELU,
+    ),
+    "x outside": Case(
+        graph(
+            f"c2 = Mul x x\nk = Mul c2 kappa\ns = Add one k\nr = Mul x root2pi\na = Mul r s\n{TANH}b = Mul plus half\n"
+            "z = Mul b x"
+        ),
+        GELU,
+    ),
+    "of a sum": Case(
+        graph("v = Add x y\n" + f"{INNER}{TANH}b = Mul x half\nz = Mul b plus".replace(" x", " v")), GELU | {"add": 1}
+    ),
+    "kappa rounded": Case(
+        graph(f"{INNER.replace('kappa', 'kappa2')}{TANH}b = Mul x half\nz = Mul b plus"),
+        PLAIN_TANH,
+        ["the argument of tanh is not sqrt(2 / pi) (x + 0.044715 x^3)"],
+    ),
+    "another factor": Case(
+        graph(f"{INNER.replace('root2pi', 'almost')}{TANH}b = Mul x half\nz = Mul b plus"),
+        PLAIN_TANH,
+        ["the argument of tanh has the factor 0.7, not sqrt(2 / pi)"],
+    ),
+    "squared": Case(
+        graph(f"{INNER.replace('three', 'two')}{TANH}b = Mul x half\nz = Mul b plus"),
+        PLAIN_TANH,
+        ["the argument of tanh is not sqrt(2 / pi) (x + 0.044715 x^3)"],
+    ),
+    "of two values": Case(
+        graph(f"{INNER.replace('Add x', 'Add y')}{TANH}b = Mul x half\nz = Mul b plus"),
+        PLAIN_TANH,
+        ["the argument of tanh is not sqrt(2 / pi) (x + 0.044715 x^3)"],
+    ),
+    "times another value": Case(
+        graph(f"{INNER}{TANH}b = Mul y half\nz = Mul b plus"),
+        PLAIN_TANH,
+        ["1 + tanh is not multiplied by the argument and 0.5"],
+    ),
+    "plus two": Case(
+        graph(f"{INNER}{TANH.replace('one', 'two')}b = Mul x half\nz = Mul b plus"),
+        PLAIN_TANH,
+        ["tanh is added to something else than 1"],
+    ),
+    "quantized inside": Case(
+        graph(f"{INNER}t = Tanh a\n{QDQ.format('t')}\nplus = Add t_dq one\nb = Mul x half\nz = Mul b plus"),
+        PLAIN_TANH | {"quantize": 1, "dequantize": 1},
+        ["tanh is quantized (t_q)"],
+    ),
+    "of a pooler": Case(graph("z = Tanh x"), {"tanh": 1}),
+}
+
+KEYS = "t = Transpose y perm=[0,2,1]\n"
+SCORES = KEYS + "s = MatMul x t\n"
+GUARD = "n = IsNaN p\nz = Where n zero p"
+PRODUCT = {"matmul": 1, "transpose": 1}
+ATTENTION = PRODUCT | {"softmax": 1}
+GUARDED = {"softmax": 1, "compare": 1, "select": 1}
+
+ATTENTIONS = {
+    "NaN guard": Case(graph(f"{SCORES}p = Softmax s\n{GUARD}"), ATTENTION),
+    "NaN guard behind a mask": Case(graph(f"{SCORES}m = Add s hidden\np = Softmax m\n{GUARD}"), ATTENTION | {"add": 1}),
+    "NaN guard behind a mask that hides a row": Case(
+        graph(f"{SCORES}m = Add s closed\np = Softmax m\n{GUARD}"),
+        PRODUCT | GUARDED | {"add": 1},
+        ["the mask hides a whole row"],
+    ),
+    "NaN guard behind two masks": Case(
+        graph(f"{SCORES}l = Add s hidden\nm = Add l hidden2\np = Softmax m\n{GUARD}"),
+        PRODUCT | GUARDED | {"add": 2},
+        ["several masks hide elements: together they may hide a whole row"],
+    ),
+    "NaN guard behind a mask from the input": Case(
+        graph(f"{SCORES}c = Greater s half\nw = Where c zero minus\nm = Add s w\np = Softmax m\n{GUARD}"),
+        PRODUCT | {"softmax": 1, "compare": 2, "select": 2, "add": 1},
+        ["the mask w is known at run time only: it may hide a whole row"],
+    ),
+    "NaN guard behind scores from outside": Case(
+        graph(f"p = Softmax x\n{GUARD}"),
+        GUARDED,
+        ["the mask an argument of the function is known at run time only: it may hide a whole row"],
+    ),
+    "NaN becomes one": Case(
+        graph(f"{SCORES}p = Softmax s\n{GUARD.replace('zero', 'one')}"),
+        PRODUCT | GUARDED,
+        ["NaN becomes something else than 0"],
+    ),
+    "NaN of one value, another kept": Case(
+        graph(f"{SCORES}p = Softmax s\nn = IsNaN s\nz = Where n zero p"),
+        PRODUCT | GUARDED,
+        ["another value than the tested one is kept"],
+    ),
+    "NaN guard of a root": Case(
+        graph("p = Sqrt x\n" + GUARD),
+        {"sqrt": 1, "compare": 1, "select": 1},
+        ["the guarded value: expected qvit.softmax, found qvit.sqrt"],
+    ),
+    "zero mask": Case(graph("v = Relu x\nz = Add v zeros"), {"relu": 1}),
+    "zero mask on the left": Case(graph("v = Relu x\nz = Add zeros v"), {"relu": 1}),
+    "zeros that enlarge": Case(graph("v = Relu x\nz = Add v zeros4"), {"relu": 1, "add": 1}),
+    "scale on both sides": Case(
+        graph(f"{KEYS}q = Mul x almost\nk = Mul t quarter\nz = MatMul q k"), PRODUCT | {"mul": 1}
+    ),
+    "scale on the left of both": Case(
+        graph(f"{KEYS}q = Mul almost x\nk = Mul quarter t\nz = MatMul q k"), PRODUCT | {"mul": 1}
+    ),
+    "scale on one side": Case(graph(f"{KEYS}q = Mul x almost\nz = MatMul q t"), PRODUCT | {"mul": 1}),
+    "a scale for each feature": Case(
+        graph(f"{KEYS}q = Mul x columns\nk = Mul t quarter\nz = MatMul q k"),
+        PRODUCT | {"mul": 2},
+        ["q does not multiply by one number"],
+    ),
+    "scaled queries used twice": Case(
+        graph(f"{KEYS}q = Mul x almost\nk = Mul t quarter\nm = MatMul q k\nz = MatMul m q"),
+        PRODUCT | {"mul": 2, "matmul": 2},
+        ["q is used elsewhere too"],
+    ),
+}
+
 LINEAR = {"linear": 1}
 WEIGHTS = {
     "w": random(4, 5),
@@ -411,6 +549,10 @@ WEIGHTS = {
     "codes_t": np.random.default_rng(1).integers(-128, 128, (5, 4), np.int8),
     "steps": np.array([0.1, 0.2, 0.3, 0.4, 0.5], np.float32),
     "steps4": np.array([0.1, 0.2, 0.3, 0.4], np.float32),
+    "zeros_c": np.array([[3.0], [0.0], [-7.0], [1.0]], np.float32),
+    "half_c": np.array([[0.5], [0.0], [-7.0], [1.0]], np.float32),
+    "steps_c": np.array([[0.1], [0.2], [0.3], [0.4]], np.float32),
+    "steps_n": np.array([0.1, 0.2, -0.3, 0.4, 0.5], np.float32),
     "codes_b": np.array([1, -2, 300, 4, -50000], np.int32),
     "rows": np.array([-1, 4], np.int64),
     "back": np.array([2, 3, 5], np.int64),
@@ -488,9 +630,61 @@ LINEARS = {
     ),
 }
 
+STORED = {"linear": 1, "dequantize": 1}
+
+
+def stored_case(text: str, left: dict[str, int], *declined: str) -> Case:
+    return Case(graph(text), left, list(declined), constants=WEIGHTS)
+
+
+QUANTIZED = {
+    "cast, times a number": stored_case("f = Cast codes to=1\nd = Mul f half\nz = MatMul x d", STORED),
+    "a number times cast": stored_case("f = Cast codes to=1\nd = Mul half f\nz = MatMul x d", STORED),
+    "cast, times a scale by columns": stored_case("f = Cast codes to=1\nd = Mul f steps\nz = MatMul x d", STORED),
+    "cast, times a scale by rows": stored_case("f = Cast codes to=1\nd = Mul f steps_c\nz = MatMul x d", STORED),
+    "cast, less a number": stored_case("f = Cast codes to=1\ng = Sub f three\nd = Mul g steps\nz = MatMul x d", STORED),
+    "cast, less zero points by rows": stored_case(
+        "f = Cast codes to=1\ng = Sub f zeros_c\nd = Mul g steps_c\nz = MatMul x d", STORED
+    ),
+    "cast, scaled, transposed": stored_case(
+        "f = Cast codes_t to=1\nd = Mul f half\nt = Transpose d\nz = MatMul x t", STORED
+    ),
+    "cast alone": stored_case("f = Cast codes to=1\nz = MatMul x f", STORED),
+    "zero points that are no codes": stored_case(
+        "f = Cast codes to=1\ng = Sub f half_c\nz = MatMul x g",
+        {"matmul": 1, "dequantize": 1, "sub": 1},
+        "what is subtracted is no zero point of i8 (-128..127)",
+    ),
+    "a negative scale": stored_case(
+        "f = Cast codes to=1\nd = Mul f steps_n\nz = MatMul x d",
+        {"matmul": 1, "dequantize": 1, "mul": 1},
+        "the scale is not positive and finite",
+    ),
+    "zero points by rows, scale by columns": stored_case(
+        "f = Cast codes to=1\ng = Sub f zeros_c\nd = Mul g steps\nz = MatMul x d",
+        {"matmul": 1, "dequantize": 1, "mul": 1},
+        "zero points and scale vary along different axes",
+    ),
+    "a scale for each element": stored_case(
+        "f = Cast codes to=1\nd = Mul f w\nz = MatMul x d",
+        {"matmul": 1, "dequantize": 1, "mul": 1},
+        "its constant has shape (4, 5)",
+    ),
+    "a scale from the input": stored_case(
+        "f = Cast codes to=1\nd = Mul f e\nz = MatMul x d", {"matmul": 1, "dequantize": 1, "mul": 1}
+    ),
+}
+
 CASES = {
     f"{family}: {name}": case
-    for family, table in (("layer norm", LAYER_NORM), ("gelu", GELUS), ("linear", LINEARS))
+    for family, table in (
+        ("layer norm", LAYER_NORM),
+        ("gelu", GELUS),
+        ("tanh gelu", TANH_GELUS),
+        ("attention", ATTENTIONS),
+        ("linear", LINEARS),
+        ("quantized weight", QUANTIZED),
+    )
     for name, case in table.items()
 }
 
