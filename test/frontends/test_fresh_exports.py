@@ -42,12 +42,29 @@ def kinds(cells: list[str]) -> list[str]:
     return [re.sub(r"\d+ ", "", cell) for cell in (cells[0], *cells[2:3])]
 
 
+def export(script: str, folder: Path, *arguments: str) -> None:
+    python = ROOT / ".venv-exporters/bin/python"
+    made = subprocess.run(
+        [python, ROOT / "test/data/exports" / script, folder, *arguments], capture_output=True, text=True
+    )
+    assert made.returncode == 0, made.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("script", "name"),
+    [("make_transformers.py", "swin_12_blocks_legacy17"), ("make_timm.py", "timm_swin_12_blocks_legacy17")],
+)
+def test_swin_of_twelve_blocks(script: str, name: str, tmp_path: Path) -> None:
+    """Over 3,000 nodes, most of them constants and shape arithmetic."""
+    export(script, tmp_path, name)
+    (read,) = check(load(tmp_path / f"{name}.onnx"))
+    assert "12 gelu, 12 softmax" in read
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_fresh_sizes(script: str, tmp_path: Path) -> None:
     names = list(chosen(SCRIPTS[script]))
-    python = ROOT / ".venv-exporters/bin/python"
-    command = [python, ROOT / "test/data/exports" / script, tmp_path, *names, "--fresh", str(SEED)]
-    subprocess.run(command, check=True, capture_output=True)
+    export(script, tmp_path, *names, "--fresh", str(SEED))
     for name in names:
         path = next(p for p in (tmp_path / f"{name}.onnx", tmp_path / f"{name}.onnx.gz") if p.exists())
         try:
