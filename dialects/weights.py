@@ -223,7 +223,10 @@ def externalize(module: ModuleOp, path: Path, temporary: Path | None = None) -> 
     if not moved:
         return False
     with replacing(path) if temporary is None else nullcontext(temporary) as target:
-        save_file(moved, target)
+        try:
+            save_file(moved, target)
+        except SafetensorError as error:  # a full disk, among others
+            raise WeightError(f"weight file {path} cannot be written: {error}") from error
         sha256 = digest(target)
     file = WeightFileAttr(StringAttr(str(path)), StringAttr(sha256))
     _set_weight_files(module, [*weight_files(module), file])

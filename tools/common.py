@@ -147,6 +147,17 @@ def guarded(tool: str, body: Callable[[], None]) -> int:
         return 1
     except BrokenPipeError:
         return 1
+    except KeyboardInterrupt:
+        print(f"{tool}: interrupted", file=sys.stderr)
+        return 1
+    except RecursionError:
+        print(f"{tool}: error: the input is nested too deeply", file=sys.stderr)
+        return 1
+    except MemoryError as error:
+        print(
+            f"{tool}: error: not enough memory: {str(error) or 'a tensor of the input is too large'}", file=sys.stderr
+        )
+        return 1
     except (
         ImportRefused,
         WeightError,

@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -300,8 +301,17 @@ def _read_node(graph: Graph, proto: "onnx.NodeProto") -> None:
     graph.values.update((name, value) for name, value in zip(node.outputs, results, strict=False) if name)
 
 
-_DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, AssertionError, AttributeError, struct.error)
-"""What handlers run into when attributes or constants are of another kind or shape than ONNX says."""
+_DAMAGE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    MemoryError,
+    struct.error,
+)
+"""What handlers run into when attributes or constants are of another kind, shape or size than ONNX says."""
 
 _NEVER_FOLDED = (
     "QuantizeLinear",
@@ -322,11 +332,32 @@ _NEVER_FOLDED = (
 """The first say how a constant is stored, which is the whole point; the random ones are no constants."""
 
 
+_LARGEST = 1 << 31
+"""Bytes of a folded constant, which a few bytes of the file may ask for."""
+
+
+def _folded_size(op_type: str, arrays: Sequence[Array | None]) -> int:
+    """The bytes of what an operator makes that can be larger than its operands; 0 for the others."""
+    match op_type, arrays:
+        case "ConstantOfShape", [np.ndarray() as shape]:
+            return 4 * prod(shape.tolist())
+        case "Expand", [np.ndarray() as x, np.ndarray() as shape]:
+            return x.itemsize * prod(shape.tolist())
+        case "Tile", [np.ndarray() as x, np.ndarray() as repeats]:
+            return x.nbytes * prod(repeats.tolist())
+        case "Range", [np.ndarray() as start, np.ndarray() as limit, np.ndarray() as delta] if delta.all():
+            return start.itemsize * max(0, int((limit - start) / delta))
+        case _:
+            return 0
+
+
 def _fold(node: Node, proto: "onnx.NodeProto") -> list[Value]:
     """Evaluate a node whose inputs are all constants: shape arithmetic, resized position tables, transposed weights."""
     from onnx.reference import ReferenceEvaluator
 
     arrays = [i.array if isinstance(i, Constant) else None for i in node.inputs]
+    if (size := _folded_size(proto.op_type, arrays)) > _LARGEST:
+        node.refuse(f"its result would have {size:,} bytes", f"constants have at most {_LARGEST:,}")
     folder = FOLDERS.get((proto.domain, proto.op_type))
     if folder is not None:
         results = [folder(node, arrays)]

@@ -204,12 +204,15 @@ def _gather_nd(node: Node) -> Value:
 
 
 def _tile(node: Node) -> Value:
-    value = node.tensor(0)
-    for axis, count in enumerate(node.integers(1, "repeats")):
-        if count < 1:
-            node.refuse(f"nothing is left of axis {axis}", "the model is damaged")
-        value = value if count == 1 else node.emit(ConcatOp([value] * count, axis))
-    return value
+    """[a, b] repeated r and s times: broadcast as [r, a, s, b], then merged."""
+    value, repeats = node.tensor(0), node.integers(1, "repeats")
+    shape = shape_of(value)
+    if len(repeats) != len(shape) or min(repeats, default=1) < 1:
+        node.refuse(f"repeats are {repeats}, expected {len(shape)} positive numbers", "the model is damaged")
+    apart = [length for d in shape for length in (1, d)]
+    wide = [length for d, count in zip(shape, repeats, strict=True) for length in (count, d)]
+    repeated = node.emit(BroadcastOp(node.emit(ReshapeOp(value, apart)), wide))
+    return node.emit(ReshapeOp(repeated, [d * count for d, count in zip(shape, repeats, strict=True)]))
 
 
 def _pad(node: Node) -> Value:
