@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import numpy as np
 from xdsl.dialects.builtin import DenseIntOrFPElementsAttr, StringAttr, TensorType
 from xdsl.ir import Attribute
 from xdsl.irdl import (
@@ -15,9 +16,12 @@ from xdsl.irdl import (
     result_def,
     traits_def,
 )
+from xdsl.parser import Parser
+from xdsl.printer import Printer
 from xdsl.traits import ConstantLike, Pure
+from xdsl.utils.hints import isa
 
-from qvit.dialects.attributes import dense
+from qvit.dialects.attributes import dense, dense_array
 from qvit.dialects.semantics.integers import Array
 from qvit.dialects.types import element_dtype, element_of, tensor_type
 
@@ -66,11 +70,31 @@ class ConstantOp(IRDLOperation):
 
     traits = traits_def(Pure(), ConstantLike())
 
-    assembly_format = "$value attr-dict"
-
     def __init__(self, value: Array | DenseIntOrFPElementsAttr, element: Attribute | None = None) -> None:
         attr = value if isinstance(value, DenseIntOrFPElementsAttr) else dense(value, element)
         super().__init__(properties={"value": attr}, result_types=[attr.type])
 
     def verify_(self) -> None:
         element_dtype(element_of(self.result))
+
+    def print(self, printer: Printer) -> None:
+        printer.print_string(" ")
+        values = dense_array(self.value)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            # an infinity among the numbers is written as its bits, 0xff800000, which xDSL reads as an integer
+            printer.print_string(f'dense<"0x{values.tobytes().hex().upper()}"> : ')
+            printer.print_attribute(self.value.type)
+        else:
+            printer.print_attribute(self.value)
+        printer.print_op_attributes(self.attributes)
+
+    @classmethod
+    def parse(cls, parser: Parser) -> "ConstantOp":
+        at = parser.pos
+        value = parser.parse_attribute()
+        if not isa(value, DenseIntOrFPElementsAttr):
+            parser.raise_error("expected a dense tensor", at)
+        attributes = parser.parse_optional_attr_dict()
+        constant = cls(value)
+        constant.attributes.update(attributes)
+        return constant
