@@ -72,9 +72,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "--list-passes" in args and not extension_names():
         print(pass_list(summaries))
         return 0
-    from qvit.tools.opt_driver import run
+    try:
+        from qvit.tools.opt_driver import run
 
-    return run(args)
+        return run(args)
+    except KeyboardInterrupt:  # before the driver can say so
+        print("qvit-opt: interrupted", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

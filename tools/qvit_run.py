@@ -46,9 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"qvit-run: {error}\ntry qvit-run --help", file=sys.stderr)
         return 2
-    from qvit.tools.run_driver import run
+    try:
+        from qvit.tools.run_driver import run
 
-    return run(args)
+        return run(args)
+    except KeyboardInterrupt:  # before the driver can say so
+        print("qvit-run: interrupted", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -5,13 +5,15 @@ import resource
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from data.onnx_build import graph, model, node
+
+from qvit.tools import qvit_opt
 
 FEEDS = {"x": np.zeros((2, 3), np.float32)}
 HUGE = np.array([1 << 40], np.int64)
@@ -155,24 +157,51 @@ def test_standard_output_full(tmp_path: Path) -> None:
     assert "No space left on device" in run.stderr.splitlines()[0]
 
 
-@pytest.mark.parametrize("seconds", [0.7, 1.0, 1.5])
-def test_interrupted(seconds: float, tmp_path: Path) -> None:
-    """Ctrl-C while Python starts, imports or reads; wherever it falls, nothing is left behind."""
-    weighty(tmp_path, layers=40)
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def interrupted_while_writing(_: object, __: Path, temporary: Path) -> None:
+    temporary.write_bytes(b"half")
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("moment", "stroke"),
+    [
+        ("qvit.frontends.onnx.import_onnx", interrupted),
+        ("qvit.transforms.delay_dequant.DelayDequantPass.run", interrupted),
+        ("qvit.tools.opt_driver.externalize", interrupted_while_writing),
+        ("qvit.tools.opt_driver.QvitOpt.output_resulting_program", interrupted),
+    ],
+    ids=["reading", "in a pass", "writing weights", "printing"],
+)
+def test_interrupted(
+    moment: str,
+    stroke: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Ctrl-C at each stage, where Python raises it."""
+    weighty(tmp_path)
     (tmp_path / "out.mlir").write_text("precious\n")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    process = subprocess.Popen(
-        [*TOOL, "model.onnx", "--delay-dequant", "--canonicalize", "-o", "out.mlir"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    time.sleep(seconds)
-    os.kill(process.pid, signal.SIGINT)
-    _, stderr = process.communicate()
-    if process.returncode == 0:  # it was faster
-        return
-    assert process.returncode == 1
-    assert stderr.splitlines()[-1] == "qvit-opt: interrupted"
+    monkeypatch.setattr(moment, stroke)
+    monkeypatch.chdir(tmp_path)
+    assert qvit_opt.main(["model.onnx", "--delay-dequant", "-o", "out.mlir"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "qvit-opt: interrupted"
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_control_c_on_a_terminal(tmp_path: Path) -> None:
+    """A real signal, once the program reads its input."""
+    os.mkfifo(tmp_path / "model.mlir")
+    process = subprocess.Popen(
+        [*TOOL, "model.mlir", "-o", "out.mlir"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with open(tmp_path / "model.mlir", "w"):  # opens when the other end is opened: the program waits for a text
+        os.kill(process.pid, signal.SIGINT)
+        _, stderr = process.communicate()
+    assert (process.returncode, stderr) == (1, "qvit-opt: interrupted\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.mlir"]
