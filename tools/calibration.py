@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 
-from qvit.backends.interpreter import find_function, input_names, run
+from qvit.backends.interpreter import ExecutionError, find_function, input_names, run
 from qvit.dialects.semantics.integers import Array
 from qvit.dialects.types import shape_of
 from qvit.frontends.onnx import import_to_measure
@@ -21,7 +22,7 @@ def measured_ranges(model: "onnx.ModelProto", samples: Path, dims: Mapping[str, 
     """The lowest and highest value of each tensor over all samples.
 
     samples: an .npz file with one array an input, samples along its first dimension. UsageError where the model
-    quantizes nothing dynamically, or the file does not fit it.
+    quantizes nothing dynamically, ExecutionError where the file does not fit it.
     """
     module = import_to_measure(model, dims)
     if module is None:
@@ -39,17 +40,19 @@ def _batches(module: ModuleOp, samples: Path) -> Iterator[dict[str, Array]]:
     function = find_function(module)
     shapes = dict(zip(input_names(function), map(shape_of, function.args), strict=True))
     try:
-        with np.load(samples, allow_pickle=False) as file:
+        with ZipFile(samples), np.load(samples, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, AttributeError) as error:
-        raise UsageError(f"--calibrate: {samples} is not an .npz file of arrays: {error}") from error
+    except (ValueError, BadZipFile) as error:
+        raise ExecutionError(f"--calibrate: {samples} is not an .npz file of arrays: {error}") from error
     if set(arrays) != set(shapes):
         known, found = ", ".join(shapes), ", ".join(arrays) or "nothing"
-        raise UsageError(f"--calibrate: {samples} holds {found}, expected one array for each input: {known}")
+        raise ExecutionError(f"--calibrate: {samples} holds {found}, expected one array for each input: {known}")
     for name, shape in shapes.items():
         if arrays[name].shape[1:] != shape[1:] or len(arrays[name]) < shape[0]:
             found, wanted = arrays[name].shape, ("N", *shape[1:])
-            raise UsageError(f"--calibrate: {name!r} has shape {found}, expected {wanted} with N at least {shape[0]}")
+            raise ExecutionError(
+                f"--calibrate: {name!r} has shape {found}, expected {wanted} with N at least {shape[0]}"
+            )
     count = min(len(arrays[name]) // shape[0] for name, shape in shapes.items())
     for i in range(count):
         yield {name: arrays[name][i * shape[0] : (i + 1) * shape[0]] for name, shape in shapes.items()}
