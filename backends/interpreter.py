@@ -17,7 +17,9 @@ from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Operation, SSAValue
 from xdsl.utils.hints import isa
 
+from qvit.dialects.approximations.base import FunctionApproximation, LayerNormApproximation, SoftmaxApproximation
 from qvit.dialects.attributes import DyadicAttr, PotAttr, ScaleAttr, ZeroPointAttr
+from qvit.dialects.ops.approximated import IntFunctionOp, IntLayerNormOp, IntSoftmaxOp
 from qvit.dialects.ops.elementwise import (
     AddOp,
     ClipOp,
@@ -40,7 +42,7 @@ from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, 
 from qvit.dialects.ops.weights import ConstantOp, WeightOp
 from qvit.dialects.provenance import NAME, describe, sources
 from qvit.dialects.semantics import elementwise, nonlinear, products, quantization, shape
-from qvit.dialects.semantics.integers import Array, IntType
+from qvit.dialects.semantics.integers import Array, IntType, minus, widen
 from qvit.dialects.types import BOOLEAN, element_dtype, element_of, integer_of, shape_of
 from qvit.dialects.weights import Weights
 
@@ -175,8 +177,31 @@ def _concat(_: Machine, op: ConcatOp, *parts: Array) -> Array:
     return shape.concat(parts, op.axis.value.data)
 
 
-Implementation: TypeAlias = Callable[..., Array]
-"""(machine, op, operands...) -> result"""
+def _int_softmax(_: Machine, op: IntSoftmaxOp, x: Array, *constants: Array) -> tuple[Array, ...]:
+    approximation = op.approximation.data
+    assert isinstance(approximation, SoftmaxApproximation)
+    count = len(op.tables)
+    mask = constants[count] if op.mask is not None else None
+    results = [integer for result in op.results if (integer := integer_of(result)) is not None]
+    return approximation.apply(widen(x), constants[:count], mask, results)
+
+
+def _int_function(m: Machine, op: IntFunctionOp, x: Array, *tables: Array) -> Array:
+    approximation, result = op.approximation.data, _integer_result(op)
+    assert isinstance(approximation, FunctionApproximation)
+    assert result is not None
+    return approximation.apply(minus(widen(x), m.weights.zero_point(op.input_zero_point)), tables, result)
+
+
+def _int_layer_norm(_: Machine, op: IntLayerNormOp, x: Array, *tables: Array) -> Array:
+    approximation, result = op.approximation.data, _integer_result(op)
+    assert isinstance(approximation, LayerNormApproximation)
+    assert result is not None
+    return approximation.apply(widen(x), tables, result)
+
+
+Implementation: TypeAlias = Callable[..., Array | tuple[Array, ...]]
+"""(machine, op, operands...) -> its result, or all of them"""
 
 
 # A dict's type cannot say that its values fit their keys; these two say it for one row.
@@ -218,6 +243,9 @@ IMPLEMENTATIONS: dict[type[Operation], Implementation] = dict(
         (BatchNormOp, _batch_norm),
         _unary(ReduceMeanOp, lambda _, op, x: x.mean(axis=op.axes.get_values(), keepdims=op.keeps)),
         (ResizeOp, _resize),
+        (IntSoftmaxOp, _int_softmax),
+        (IntFunctionOp, _int_function),
+        (IntLayerNormOp, _int_layer_norm),
         _unary(ReshapeOp, lambda _, op, x: shape.reshape(x, shape_of(op.result))),
         _unary(TransposeOp, lambda _, op, x: shape.transpose(x, op.order)),
         _unary(SliceOp, lambda _, op, x: shape.slice_(x, *op.extent)),
@@ -317,7 +345,7 @@ def run(
     """Execute a function and return its results by name.
 
     inputs: arrays by name, or in order; float inputs become `float_dtype` (float64 or float32), the precision of all
-    float operations. `observe` is called with every operation and its result. ExecutionError if an input does not fit,
+    float operations. `observe` is called with every operation and its first result. ExecutionError if an input does not fit,
     an operation is unknown, or a value leaves its type.
     """
     body = find_function(module, function)
@@ -342,9 +370,10 @@ def run(
             result = _require_implementation(op)(machine, op, *(values[v] for v in op.operands))
         except (OverflowError, ValueError, IndexError) as error:
             raise ExecutionError(f"{describe(op)} ({op.name}): {error}") from error
+        results = result if isinstance(result, tuple) else (result,)
         if observe is not None:
-            observe(op, result)
-        values[op.results[0]] = result
+            observe(op, results[0])
+        values.update(zip(op.results, results, strict=True))
         for operand in op.operands:
             if last_use[operand] == i:
                 values.pop(operand, None)
@@ -352,10 +381,11 @@ def run(
 
 
 def evaluate(module: ModuleOp, op: Operation, operands: Sequence[Array], float_dtype: DTypeLike = np.float64) -> Array:
-    """One operation on given operands; floats among them become `float_dtype`. `module` has its weights."""
+    """One operation's first result on given operands; floats become `float_dtype`. `module` has its weights."""
     machine = Machine(Weights(module), np.dtype(float_dtype))
     values = [v.astype(machine.float_dtype) if v.dtype.kind == "f" else v for v in operands]
-    return _require_implementation(op)(machine, op, *values)
+    result = _require_implementation(op)(machine, op, *values)
+    return result[0] if isinstance(result, tuple) else result
 
 
 def trace_names(module: ModuleOp) -> dict[Operation, list[str]]:

@@ -5,6 +5,7 @@ from xdsl.dialects.builtin import DenseIntOrFPElementsAttr
 from xdsl.ir import Attribute, Dialect, Operation
 from xdsl.utils.hints import isa
 
+from qvit.dialects.approximation_attributes import ATTRIBUTES
 from qvit.dialects.attributes import (
     DyadicAttr,
     PotAttr,
@@ -16,6 +17,7 @@ from qvit.dialects.attributes import (
     WeightRefAttr,
     ZeroPointAttr,
 )
+from qvit.dialects.ops.approximated import IntFunctionOp, IntLayerNormOp, IntSoftmaxOp
 from qvit.dialects.ops.elementwise import (
     AddOp,
     ClipOp,
@@ -74,6 +76,9 @@ Qvit = Dialect(
         BatchNormOp,
         ReduceMeanOp,
         ResizeOp,
+        IntSoftmaxOp,
+        IntFunctionOp,
+        IntLayerNormOp,
         ReshapeOp,
         TransposeOp,
         SliceOp,
@@ -93,6 +98,7 @@ Qvit = Dialect(
         PotAttr,
         WeightRefAttr,
         WeightFileAttr,
+        *ATTRIBUTES.values(),
     ],
     [_Constants()],
 )

@@ -38,14 +38,23 @@ def generic(module: ModuleOp) -> str:
     return stream.getvalue()
 
 
+_OPERAND = r"%\w+|tensor<[^>]*>"
+
+
 def operand_types(op: str) -> dict[str, str]:
     """The operands of an operation's text and their types."""
     head, signature = op.split("=", 1)[1].rsplit(" : ", 1)
-    names = re.findall(r"%\w+", head)
+    beside = re.findall(
+        r"\((%[^:]*) : ([^)]*)\)", head
+    )  # groups with their types: (%a, %b : tensor<2xi8>, tensor<3xi8>)
+    grouped = {
+        n: t for ns, ts in beside for n, t in zip(*(re.findall(_OPERAND, part) for part in (ns, ts)), strict=True)
+    }
+    names = [name for name in re.findall(r"%\w+", head) if name not in grouped]
     types = re.findall(r"tensor<[^>]*>", signature.rsplit(" -> ", 1)[0])
     if "->" not in signature:  # all of one type
         types *= len(names)
-    return dict(zip(names, types, strict=bool(names)))
+    return dict(zip(names, types, strict=bool(names))) | grouped
 
 
 def result_type(op: str) -> str:

@@ -1,0 +1,138 @@
+"""`sm8` and `sm8_late`: softmax of 8-bit scores through a table of exponentials.
+
+The difference of a score from its row's maximum is a number 0..255, so the exponential is a table of 256 entries of 16
+bits, each off by at most half a unit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from qvit.dialects.approximations.base import (
+    Built,
+    Interval,
+    SoftmaxApproximation,
+    SoftmaxSpec,
+    bit_length,
+    require,
+    require_options,
+)
+from qvit.dialects.semantics.integers import Array, Int64, IntType, fit, widen
+
+_ONE = 65535
+"""The table's first entry, and its largest: e^0."""
+
+
+def _table(spec: SoftmaxSpec) -> Array:
+    """round(65535 e^(-S d)) for d = 0..255."""
+    codes = spec.scores.type
+    require(codes.bits <= 8, f"scores of at most 8 bits are expected, found {codes}: requantize them, or use sw")
+    return np.floor(_ONE * np.exp(-float(spec.scores.scale) * np.arange(256)) + 0.5).astype(np.int64)
+
+
+def _exponentials(x: Int64, table: Array, mask: Array | None) -> Int64:
+    """table[row maximum - x], 0 where the mask is 0. A row without any entry is all 0."""
+    if mask is None:
+        return widen(table)[x.max(-1, keepdims=True) - x]
+    keep = np.broadcast_to(mask != 0, x.shape)
+    top = np.where(keep, x, x.min(-1, keepdims=True)).max(-1, keepdims=True)
+    return np.where(keep, widen(table)[np.where(keep, top - x, 0)], 0)
+
+
+@dataclass(frozen=True)
+class _TableSoftmax(SoftmaxApproximation):
+    """What both share: the table, and its conditions."""
+
+    tables: ClassVar[tuple[str, ...]] = ("exponentials",)
+
+    def check(self, codes: Interval, length: int, tables: Sequence[Array]) -> None:
+        (table,) = tables
+        spread = codes[1] - codes[0]
+        require(
+            spread < len(table), f"the table ends at a difference of {len(table) - 1}, scores differ by up to {spread}"
+        )
+        require(table[0] >= _ONE - 1, f"the table starts with {table[0]}, expected 65534 or 65535 for e^0")
+        require((np.diff(widen(table)) <= 0).all(), "the table must not increase")
+        require(table[-1] >= 0, "the table must not be negative")
+
+
+@dataclass(frozen=True)
+class Sm8(_TableSoftmax):
+    """y = round(top E / sum E), half up, E = table[max - x]: one reciprocal a row, of 15 to 16 bits.
+
+    At most 1/2 + 255 (N - 1) / 131070 + 0.004 units from the real softmax of the scores (top = 255): less than one for
+    N <= 255. It never orders two entries the wrong way, for the table does not increase.
+    """
+
+    top: int
+
+    name: ClassVar[str] = "sm8"
+    source: ClassVar[str] = "exact table, one reciprocal a row"
+
+    def verify(self) -> None:
+        if not 1 <= self.top <= 255:
+            raise ValueError(f"sm8: top, the result for a probability of 1, must be in 1..255, found {self.top}")
+
+    @classmethod
+    def build(cls, spec: SoftmaxSpec, **options: int) -> Built:
+        require_options(options)
+        return Built(cls(255), ((_table(spec), IntType(16, False)),), (IntType(8, False),), np.array(1 / 255))
+
+    def apply(
+        self, x: Int64, tables: Sequence[Array], mask: Array | None, results: Sequence[IntType]
+    ) -> tuple[Array, ...]:
+        e = _exponentials(x, tables[0], mask)
+        total = np.maximum(e.sum(-1, keepdims=True), 1)
+        n = np.maximum(bit_length(total), 10)  # below 10 only where a row has no entry
+        reciprocal = ((self.top << (n + 7)) + (total >> 1)) // total
+        # by nested floors (e R >> 16) rounded at n - 9 bits is e R rounded at n + 7 bits
+        return (fit(((((e * reciprocal) >> 16) >> (n - 10)) + 1) >> 1, results[0]),)
+
+    def intermediates(self, codes: Interval, length: int, tables: Sequence[Array]) -> dict[str, Interval]:
+        lowest = int(tables[0][codes[1] - codes[0]])
+        total = _ONE * length
+        # R < 2 top 2^7 (1 + 2^-15) as total >= 2^(n - 1); e <= total makes y <= top
+        reciprocal = (self.top << 8) + 1
+        return {
+            "e": (lowest, _ONE),
+            "sum": (_ONE - 1, total),
+            "dividend": (0, (self.top << (total.bit_length() + 7)) + total),
+            "reciprocal": (0, reciprocal),
+            "product": (0, _ONE * reciprocal),
+            "y": (0, self.top),
+        }
+
+
+@dataclass(frozen=True)
+class Sm8Late(_TableSoftmax):
+    """Weights relative to the row's maximum, y = round(E / 257), and the row's sum of E: the division comes later.
+
+    E = table[max - x]. The probability is 257 y / sum, up to the rounding of y; `qvit.requantize` divides by the sum behind
+    the product with the values. A probability scale common to all rows would lose the attention of diffuse rows, whose
+    entries are below half a step; here every row uses all codes.
+    """
+
+    name: ClassVar[str] = "sm8_late"
+    source: ClassVar[str] = "exact table, division behind the product with the values"
+
+    def verify(self) -> None:
+        """It has no fields."""
+
+    @classmethod
+    def build(cls, spec: SoftmaxSpec, **options: int) -> Built:
+        require_options(options)
+        results = (IntType(8, False), IntType(32))
+        return Built(cls(), ((_table(spec), IntType(16, False)),), results, np.array(257.0))
+
+    def apply(
+        self, x: Int64, tables: Sequence[Array], mask: Array | None, results: Sequence[IntType]
+    ) -> tuple[Array, ...]:
+        e = _exponentials(x, tables[0], mask)
+        total = np.maximum(e.sum(-1, keepdims=True), 1)
+        return fit((e - (e >> 8) + 128) >> 8, results[0]), fit(total, results[1])
+
+    def intermediates(self, codes: Interval, length: int, tables: Sequence[Array]) -> dict[str, Interval]:
+        lowest = int(tables[0][codes[1] - codes[0]])
+        return {"e": (lowest, _ONE), "y": ((lowest - (lowest >> 8) + 128) >> 8, 255), "sum": (_ONE - 1, _ONE * length)}
