@@ -10,18 +10,25 @@ from qvit.dialects.approximations.base import (
     LayerNormApproximation,
     SoftmaxApproximation,
 )
+from qvit.dialects.approximations.lin import Lin
 from qvit.dialects.approximations.ln import Ln
+from qvit.dialects.approximations.quad import Quad
 from qvit.dialects.approximations.sm8 import Sm8, Sm8Late
+from qvit.dialects.approximations.sw import Sw, SwLate
 from qvit.dialects.approximations.table import Table
 
 SOFTMAX: dict[str, type[SoftmaxApproximation]] = {
     "sm8": Sm8,
     "sm8-late": Sm8Late,
+    "sw": Sw,
+    "sw-late": SwLate,
 }
 """Softmax."""
 
 FUNCTION: dict[str, type[FunctionApproximation]] = {
     "table": Table,
+    "lin": Lin,
+    "quad": Quad,
 }
 """Functions of each element."""
 
