@@ -100,7 +100,13 @@ class SoftmaxSpec:
 
 @dataclass(frozen=True)
 class SoftmaxApproximation(Approximation):
-    """Softmax over the last axis."""
+    """Softmax over the last axis.
+
+    Where `late`, the results are weights and the sums of rows: what is a product with the weights is to be divided by the
+    sums and multiplied by `Built.scale`.
+    """
+
+    late: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
