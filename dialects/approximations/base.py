@@ -108,7 +108,6 @@ class SoftmaxApproximation(Approximation):
 
     late: ClassVar[bool] = False
 
-    late: ClassVar[bool] = False
     """Whether there is a second result, the row sums [..., 1]: the probability is scale * first / second."""
 
     @classmethod
