@@ -80,8 +80,8 @@ def _inputs(main: FuncOp, quantizers: Sequence[QuantizeOp | None]) -> FuncOp:
     function = _function(QUANTIZE_INPUTS, main.args, quantizers, (names, names))
     for argument, quantizer in zip(main.args, quantizers, strict=True):
         if quantizer is not None:
-            Rewriter.replace_value_with_new_type(argument, quantizer.result.type)
-            Rewriter.replace_op(quantizer, [], [argument])
+            codes = Rewriter.replace_value_with_new_type(argument, quantizer.result.type)
+            Rewriter.replace_op(quantizer, [], [codes])
     return function
 
 
