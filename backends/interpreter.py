@@ -35,7 +35,7 @@ from qvit.dialects.ops.elementwise import (
     SubOp,
     TanhOp,
 )
-from qvit.dialects.ops.nonlinear import BatchNormOp, GeluOp, LayerNormOp, ReduceMeanOp, ResizeOp, SoftmaxOp
+from qvit.dialects.ops.nonlinear import BatchNormOp, GeluOp, LayerNormOp, ReduceMeanOp, ReduceSumOp, ResizeOp, SoftmaxOp
 from qvit.dialects.ops.products import Conv2dOp, ConvTranspose2dOp, LinearOp, MatmulOp
 from qvit.dialects.ops.quantization import AddRequantOp, DequantizeOp, QuantizeOp, RequantizeOp, ThresholdOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
@@ -169,6 +169,16 @@ def _batch_norm(_: Machine, op: BatchNormOp, x: Array, gamma: Array, beta: Array
     return nonlinear.batch_norm(x, gamma, beta, mean, var, op.epsilon.value.data)
 
 
+def _softmax(_: Machine, op: SoftmaxOp, x: Array, mask: Array | None = None) -> Array:
+    return nonlinear.softmax(x, op.axis.value.data, mask)
+
+
+def _reduce_sum(_: Machine, op: ReduceSumOp, x: Array) -> Array:
+    result = _integer_result(op)
+    assert result is not None
+    return elementwise.total(x, op.axes.get_values(), op.keeps, result)
+
+
 def _select(_: Machine, op: SelectOp, condition: Array, a: Array, b: Array) -> Array:
     return elementwise.select(condition, a, b)
 
@@ -237,11 +247,12 @@ IMPLEMENTATIONS: dict[type[Operation], Implementation] = dict(
         _unary(ClipOp, lambda _, op, x: elementwise.clip(x, *op.bounds)),
         _binary(CompareOp, lambda _, op, a, b: elementwise.compare(a, b, op.predicate.data)),
         (SelectOp, _select),
-        _unary(SoftmaxOp, lambda _, op, x: nonlinear.softmax(x, op.axis.value.data)),
+        (SoftmaxOp, _softmax),
         _unary(GeluOp, lambda _, op, x: nonlinear.gelu(x, op.tanh is not None)),
         (LayerNormOp, _layer_norm),
         (BatchNormOp, _batch_norm),
         _unary(ReduceMeanOp, lambda _, op, x: x.mean(axis=op.axes.get_values(), keepdims=op.keeps)),
+        (ReduceSumOp, _reduce_sum),
         (ResizeOp, _resize),
         (IntSoftmaxOp, _int_softmax),
         (IntFunctionOp, _int_function),

@@ -1,6 +1,7 @@
 """Integer approximations of softmax, elementwise functions and layer normalisation: a file each, NumPy alone.
 
-`base` says what an approximation states. The three tables are the names that passes and tools know.
+`base` says what an approximation states. The three tables have them by the names that passes and tools know: those of the
+attributes, with dashes.
 """
 
 from qvit.dialects.approximations.base import (
@@ -13,9 +14,21 @@ from qvit.dialects.approximations.ln import Ln
 from qvit.dialects.approximations.sm8 import Sm8, Sm8Late
 from qvit.dialects.approximations.table import Table
 
-SOFTMAX: dict[str, type[SoftmaxApproximation]] = {"sm8": Sm8, "sm8-late": Sm8Late}
-FUNCTION: dict[str, type[FunctionApproximation]] = {"table": Table}
-LAYER_NORM: dict[str, type[LayerNormApproximation]] = {"ln": Ln}
+SOFTMAX: dict[str, type[SoftmaxApproximation]] = {
+    "sm8": Sm8,
+    "sm8-late": Sm8Late,
+}
+"""Softmax."""
+
+FUNCTION: dict[str, type[FunctionApproximation]] = {
+    "table": Table,
+}
+"""Functions of each element."""
+
+LAYER_NORM: dict[str, type[LayerNormApproximation]] = {
+    "ln": Ln,
+}
+"""Layer normalisation."""
 
 APPROXIMATIONS: tuple[type[Approximation], ...] = (*SOFTMAX.values(), *FUNCTION.values(), *LAYER_NORM.values())
 """All of them; each has an attribute `#qvit.<name>`."""
