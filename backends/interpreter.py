@@ -18,7 +18,7 @@ from xdsl.ir import Operation, SSAValue
 from xdsl.utils.hints import isa
 
 from qvit.dialects.approximations.base import FunctionApproximation, LayerNormApproximation, SoftmaxApproximation
-from qvit.dialects.attributes import DyadicAttr, PotAttr, ScaleAttr, ZeroPointAttr
+from qvit.dialects.attributes import DyadicAttr, PotAttr, RealAttr, ScaleAttr, ZeroPointAttr
 from qvit.dialects.ops.approximated import IntFunctionOp, IntLayerNormOp, IntSoftmaxOp
 from qvit.dialects.ops.elementwise import (
     AddOp,
@@ -87,7 +87,7 @@ def _dequantize(m: Machine, op: DequantizeOp, q: Array) -> Array:
     return quantization.dequantize(q, scale, zero)
 
 
-def _requantize(m: Machine, op: RequantizeOp, x: Array) -> Array:
+def _requantize(m: Machine, op: RequantizeOp, x: Array, divisor: Array | None = None) -> Array:
     axis = op.axis.value.data if op.axis is not None else None
     result = _integer_result(op)
     assert result is not None
@@ -95,13 +95,13 @@ def _requantize(m: Machine, op: RequantizeOp, x: Array) -> Array:
     rounding, form = op.rounding.data, op.form
     if isinstance(form, PotAttr):
         shift = quantization.along(m.weights.values(form.shift), axis, x.ndim)
-        return quantization.requantize_pot(x, shift, zero_points, rounding, result)
+        return quantization.requantize_pot(x, shift, zero_points, rounding, result, divisor)
     if isinstance(form, DyadicAttr):
         multiplier, shift = _dyadic(m, form, axis, x.ndim)
-        return quantization.requantize_dyadic(x, multiplier, shift, zero_points, rounding, result)
+        return quantization.requantize_dyadic(x, multiplier, shift, zero_points, rounding, result, divisor)
     factors = m.weights.exact_scale(form.scale)
     vector = axis if form.scale.length is not None else None
-    return quantization.requantize_real(x, factors, vector, zero_points, rounding, result)
+    return quantization.requantize_real(x, factors, vector, zero_points, rounding, result, divisor)
 
 
 def _dyadic(m: Machine, form: DyadicAttr | PotAttr, axis: int | None, rank: int) -> tuple[Array, Array]:
@@ -116,11 +116,15 @@ def _add_requant(m: Machine, op: AddRequantOp, a: Array, b: Array) -> Array:
     axis = op.axis.value.data if op.axis is not None else None
     result = _integer_result(op)
     assert result is not None
-    (m_a, s_a), (m_b, s_b) = (_dyadic(m, form, axis, a.ndim) for form in (op.lhs_form, op.rhs_form))
     z_a, z_b, z = (m.weights.zero_point(z) for z in (op.lhs_zero_point, op.rhs_zero_point, op.zero_point))
-    return quantization.add_requant(
-        a, b, (m_a, m_b), (s_a, s_b), (z_a, z_b, z), op.rounding.data, op.round_each is not None, result
-    )
+    rest = ((z_a, z_b, z), op.rounding.data, op.round_each is not None, result)
+    left, right = op.lhs_form, op.rhs_form
+    if isinstance(left, RealAttr) or isinstance(right, RealAttr):
+        factors = m.weights.exact_factors(left), m.weights.exact_factors(right)
+        axis_a, axis_b = (axis if form.length is not None else None for form in (left, right))
+        return quantization.add_requant_real(a, b, factors, (axis_a, axis_b), *rest)
+    (m_a, s_a), (m_b, s_b) = _dyadic(m, left, axis, a.ndim), _dyadic(m, right, axis, a.ndim)
+    return quantization.add_requant(a, b, (m_a, m_b), (s_a, s_b), *rest)
 
 
 def _threshold(_: Machine, op: ThresholdOp, x: Array, thresholds: Array) -> Array:

@@ -9,7 +9,7 @@ from qvit.dialects.types import integer_of, shape_of
 from qvit.transforms.ranges.interval import Analysis, Range, total, wider
 
 
-def _less(codes: Range, zero_point: ZeroPointAttr | None, a: Analysis, axis: int = 0, rank: int = 1) -> Range:
+def less(codes: Range, zero_point: ZeroPointAttr | None, a: Analysis, axis: int = 0, rank: int = 1) -> Range:
     """Codes less their zero point; a vector of those lies along an axis."""
     return codes.minus(Range.exactly(along(a.weights.zero_point(zero_point), axis, rank)))
 
@@ -50,8 +50,8 @@ def matmul(a: Analysis, op: MatmulOp) -> Range:
     """Summed up over rows and batches: one interval for each column."""
     depth, columns = shape_of(op.rhs)[-2:]
     ranks = len(shape_of(op.lhs)), len(shape_of(op.rhs))
-    lhs = _less(a.of(op.lhs), op.lhs_zero_point, a).only_along([ranks[0] - 1], ranks[0])
-    rhs = _less(a.contents(op.rhs), op.rhs_zero_point, a).only_along([ranks[1] - 2, ranks[1] - 1], ranks[1])
+    lhs = less(a.of(op.lhs), op.lhs_zero_point, a).only_along([ranks[0] - 1], ranks[0])
+    rhs = less(a.contents(op.rhs), op.rhs_zero_point, a).only_along([ranks[1] - 2, ranks[1] - 1], ranks[1])
     rows = lhs.each(lambda end: end.reshape(-1, 1))
     return _accumulate(a, op, rows, rhs.each(lambda end: end.reshape(end.shape[-2:])), (depth, columns), (0,))
 
@@ -59,8 +59,8 @@ def matmul(a: Analysis, op: MatmulOp) -> Range:
 def linear(a: Analysis, op: LinearOp) -> Range:
     """One interval for each output channel."""
     rank = len(shape_of(op.input))
-    codes = _less(a.of(op.input), op.input_zero_point, a).only_along([rank - 1], rank)
-    weight = _less(a.contents(op.weight), op.weight_zero_point, a, 0, 2)
+    codes = less(a.of(op.input), op.input_zero_point, a).only_along([rank - 1], rank)
+    weight = less(a.contents(op.weight), op.weight_zero_point, a, 0, 2)
     bias = None if op.bias is None else a.contents(op.bias)
     return _accumulate(a, op, codes.each(lambda end: end.reshape(-1)), weight, shape_of(op.weight), (1,), bias=bias)
 
@@ -70,9 +70,9 @@ def conv2d(a: Analysis, op: Conv2dOp) -> Range:
     groups, channels = op.geometry[3], shape_of(op.input)[1]
     outputs, group_channels, *kernel = shape_of(op.weight)
     shape = (groups, outputs // groups, group_channels, kernel[0] * kernel[1])
-    codes = _less(a.of(op.input), op.input_zero_point, a).only_along([1], 4)
+    codes = less(a.of(op.input), op.input_zero_point, a).only_along([1], 4)
     codes = codes.moved((1, channels, 1, 1), lambda end: end.reshape(groups, 1, group_channels, 1))
-    weight = _less(a.contents(op.weight), op.weight_zero_point, a, 0, 4)
+    weight = less(a.contents(op.weight), op.weight_zero_point, a, 0, 4)
     weight = weight.moved(shape_of(op.weight), lambda end: end.reshape(shape))
     bias = None if op.bias is None else a.contents(op.bias)
     padded = any(op.geometry[1])

@@ -7,6 +7,7 @@ from xdsl.ir import Operation
 
 from qvit.dialects.ops.approximated import IntFunctionOp, IntLayerNormOp, IntSoftmaxOp
 from qvit.dialects.ops.elementwise import AddOp, ClipOp, CompareOp, MulOp, SelectOp, SubOp
+from qvit.dialects.ops.nonlinear import ReduceSumOp
 from qvit.dialects.ops.products import Conv2dOp, LinearOp, MatmulOp
 from qvit.dialects.ops.quantization import AddRequantOp, QuantizeOp, RequantizeOp, ThresholdOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
@@ -29,6 +30,7 @@ TRANSFERS: Mapping[type[Operation], Transfer] = {
     AddOp: values.add,
     SubOp: values.sub,
     MulOp: values.mul,
+    ReduceSumOp: values.reduce_sum,
     ClipOp: values.clip,
     CompareOp: values.compare,
     SelectOp: values.select,

@@ -3,12 +3,13 @@
 import numpy as np
 
 from qvit.dialects.ops.elementwise import AddOp, ArithmeticOp, ClipOp, CompareOp, MulOp, SelectOp, SubOp
+from qvit.dialects.ops.nonlinear import ReduceSumOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
 from qvit.dialects.ops.weights import ConstantOp, WeightOp
 from qvit.dialects.semantics import elementwise, shape
 from qvit.dialects.semantics.integers import Array
 from qvit.dialects.types import BOOLEAN, int_type, integer_of, shape_of
-from qvit.transforms.ranges.interval import Analysis, Range, wider
+from qvit.transforms.ranges.interval import Analysis, Range, total, wider
 
 
 def constant(a: Analysis, op: ConstantOp | WeightOp) -> Range:
@@ -32,6 +33,16 @@ def sub(a: Analysis, op: SubOp) -> Range:
 
 def mul(a: Analysis, op: MulOp) -> Range:
     return _fits(a, op, "product", a.of(op.lhs).times(a.of(op.rhs)))
+
+
+def reduce_sum(a: Analysis, op: ReduceSumOp) -> Range:
+    """Partial sums in any order are sums where the other elements are 0."""
+    axes, type = op.axes.get_values(), integer_of(op.result)
+    assert type is not None
+    x = a.of(op.input)
+    partial, found = (total(r.moved(shape_of(op.input), lambda end: end), axes) for r in (x.with_zero(), x))
+    a.measure(op, "accumulator", partial, type, wider(type))
+    return found.each(lambda end: end.reshape(shape_of(op.result)))
 
 
 def clip(a: Analysis, op: ClipOp) -> Range:
