@@ -121,7 +121,24 @@ I_VIT = _scheme(
 SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (BEST, I_VIT)}
 """All schemes by name."""
 
-__all__ = ["SCHEMES", "Observer", "Scheme", "SchemePass", "scheme_pass"]
+
+def run_scheme(
+    module: ModuleOp,
+    scheme: Scheme,
+    *,
+    published: bool = False,
+    unchecked: bool = False,
+    context: Context | None = None,
+) -> dict[str, object]:
+    """All passes of a scheme, in place; what each reports, by its name. An error of a pass leaves the module as it was
+    before that pass."""
+    reports: dict[str, object] = {}
+    for step in scheme.passes(published=published, unchecked=unchecked):
+        if isinstance(step, DelayDequantPass | IntegerizePass | LowerRequantPass | RangeAnalysisPass):
+            reports[step.name] = step.run(module)
+        else:
+            step.apply(context or Context(), module)
+    return reports
 
 
 @dataclass(frozen=True)
@@ -135,8 +152,7 @@ class SchemePass(ModulePass):
     unchecked: bool = False
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        for step in self.scheme.passes(published=self.published, unchecked=self.unchecked):
-            step.apply(ctx, op)
+        run_scheme(op, self.scheme, published=self.published, unchecked=self.unchecked, context=ctx)
 
 
 def scheme_pass(scheme: Scheme) -> type[SchemePass]:

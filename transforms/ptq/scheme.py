@@ -66,7 +66,7 @@ class Quantization:
 
 def all_roles(operand: Quantizer, wide: Quantizer, **others: Quantizer | None) -> dict[Role, Quantizer]:
     """`operand` for what products take, `wide` for the rest, `others` by the names of roles (None: none)."""
-    products = (Role.PIXELS, Role.LINEAR, Role.ATTENTION, Role.PROBABILITIES)
+    products = (Role.PIXELS, Role.LINEAR, Role.HIDDEN, Role.ATTENTION, Role.PROBABILITIES)
     chosen = {role: operand if role in products else wide for role in Role} | {
         Role(name): quantizer for name, quantizer in others.items()
     }
