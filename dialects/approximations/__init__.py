@@ -1,6 +1,7 @@
 """Integer approximations of softmax, elementwise functions and layer normalisation: a file each, NumPy alone.
 
-`base` says what an approximation states. The three tables are the names that passes and tools know.
+`base` says what an approximation states. The three tables have them by the names that passes and tools know: those of the
+attributes, with dashes.
 """
 
 from qvit.dialects.approximations.base import (
@@ -26,6 +27,8 @@ SOFTMAX: dict[str, type[SoftmaxApproximation]] = {
     "shiftmax-published": ShiftmaxPublished,
     "i-softmax": ISoftmax,
 }
+"""Softmax."""
+
 FUNCTION: dict[str, type[FunctionApproximation]] = {
     "table": Table,
     "shiftgelu": Shiftgelu,
@@ -33,6 +36,8 @@ FUNCTION: dict[str, type[FunctionApproximation]] = {
     "i-gelu": IGelu,
     "i-gelu-published": IGeluPublished,
 }
+"""Functions of each element."""
+
 LAYER_NORM: dict[str, type[LayerNormApproximation]] = {
     "ln": Ln,
     "i-layernorm": ILayerNorm,
@@ -40,6 +45,7 @@ LAYER_NORM: dict[str, type[LayerNormApproximation]] = {
     "ibert-layernorm": IbertLayerNorm,
     "ibert-layernorm-published": IbertLayerNormPublished,
 }
+"""Layer normalisation."""
 
 APPROXIMATIONS: tuple[type[Approximation], ...] = (*SOFTMAX.values(), *FUNCTION.values(), *LAYER_NORM.values())
 """All of them; each has an attribute `#qvit.<name>`."""

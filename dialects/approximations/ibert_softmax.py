@@ -13,10 +13,10 @@ from qvit.dialects.approximations.base import (
     Interval,
     SoftmaxApproximation,
     SoftmaxSpec,
+    from_maximum,
     require,
     require_options,
 )
-from qvit.dialects.approximations.shift_exponential import below_maximum
 from qvit.dialects.semantics.integers import Array, Int64, IntType, Rounding, fit, round_shift, saturate
 
 _A, _B = Fraction(35815147, 10**8), Fraction(96963238, 10**8)
@@ -81,10 +81,8 @@ class ISoftmax(SoftmaxApproximation):
     def apply(
         self, x: Int64, tables: Sequence[Array], mask: Array | None, results: Sequence[IntType]
     ) -> tuple[Array, ...]:
-        d, keep = below_maximum(x, mask)
-        e = self._exponentials(d)
-        if keep is not None:
-            e = np.where(keep, e, 0)
+        d, keep = from_maximum(x, mask)
+        e = np.where(keep, self._exponentials(d), 0)
         # the maximum is in the sum unless a row has no entry
         total = np.maximum(e.sum(-1, keepdims=True), self.peak)
         return (fit((e * ((1 << 32) // total)) >> (32 - self.bits), results[0]),)

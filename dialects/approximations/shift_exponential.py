@@ -6,21 +6,12 @@ from math import floor, frexp, log
 import numpy as np
 
 from qvit.dialects.approximations.base import require
-from qvit.dialects.semantics.integers import Array, Int64
+from qvit.dialects.semantics.integers import Int64
 
 LARGEST = (1 << 31) - 1
 """Where published sums are clamped."""
 
 _SHIFTS = 31
-
-
-def below_maximum(x: Int64, mask: Array | None) -> tuple[Int64, Array | None]:
-    """(row maximum - x, the mask at full size); both are of the entries that the mask keeps, the others have 0."""
-    if mask is None:
-        return x.max(-1, keepdims=True) - x, None
-    keep = np.broadcast_to(mask != 0, x.shape)
-    top = np.where(keep, x, x.min(-1, keepdims=True)).max(-1, keepdims=True)
-    return np.where(keep, top - x, 0), keep
 
 
 # --- as published (I-ViT, section 3.3) ---

@@ -12,12 +12,12 @@ from qvit.dialects.approximations.base import (
     SoftmaxApproximation,
     SoftmaxSpec,
     bit_length,
+    from_maximum,
     require,
     require_options,
 )
 from qvit.dialects.approximations.shift_exponential import (
     LARGEST,
-    below_maximum,
     check_octave,
     octave_of,
     published_exponent,
@@ -28,10 +28,6 @@ from qvit.dialects.approximations.shift_exponential import (
     verify_published,
 )
 from qvit.dialects.semantics.integers import Array, Int64, IntType, fit
-
-
-def _kept(e: Int64, keep: Array | None) -> Int64:
-    return e if keep is None else np.where(keep, e, 0)
 
 
 @dataclass(frozen=True)
@@ -70,8 +66,8 @@ class ShiftmaxPublished(SoftmaxApproximation):
     def apply(
         self, x: Int64, tables: Sequence[Array], mask: Array | None, results: Sequence[IntType]
     ) -> tuple[Array, ...]:
-        d, keep = below_maximum(x, mask)
-        e = _kept(published_exponential(-d, self.i0, self.n), keep)
+        d, keep = from_maximum(x, mask)
+        e = np.where(keep, published_exponential(-d, self.i0, self.n), 0)
         # clamping each term first does not change the clamped sum; the peak is in it unless a row has no entry
         total = np.maximum(np.minimum(e, LARGEST).sum(-1, keepdims=True), min(self.peak, LARGEST))
         reciprocal = LARGEST // np.minimum(total, LARGEST)
@@ -162,8 +158,8 @@ class Shiftmax(SoftmaxApproximation):
     def apply(
         self, x: Int64, tables: Sequence[Array], mask: Array | None, results: Sequence[IntType]
     ) -> tuple[Array, ...]:
-        d, keep = below_maximum(x, mask)
-        e = _kept(shift_exponential(d, self.up, self.octave, self.n), keep)
+        d, keep = from_maximum(x, mask)
+        e = np.where(keep, shift_exponential(d, self.up, self.octave, self.n), 0)
         # the peak is in the sum unless a row has no entry
         total = fit(np.maximum(e.sum(-1, keepdims=True), self.peak), IntType(32)).astype(np.int64)
         shift = bit_length(total) + 14
