@@ -14,11 +14,16 @@ LARGEST = (1 << 31) - 1
 _SHIFTS = 31
 
 
+def require_positive(scale: Fraction) -> None:
+    require(scale > 0, f"the scale of scores must be positive, found {float(scale):.4g}")
+
+
 # --- as published (I-ViT, section 3.3) ---
 
 
 def published_i0(scale: Fraction) -> int:
-    """I0 = floor(-1 / S)."""
+    """I0 = floor(-1 / S); RangeError unless S > 0."""
+    require_positive(scale)
     return floor(-1 / scale)
 
 
@@ -56,13 +61,13 @@ FINE = 11
 
 def octave_of(scale: Fraction) -> tuple[int, int]:
     """(up, octave): a code is 2^up steps, `octave` steps halve e^-(scale code); RangeError for a scale out of all reason."""
-    require(scale > 0, f"expected a positive scale, found {scale}")
+    require_positive(scale)
     fraction, exponent = frexp(log(2) / float(scale))
     octave = round(fraction * (2 << FINE))
     up = FINE + 1 - exponent
     if octave == 2 << FINE:
         octave, up = 1 << FINE, up - 1
-    require(-_SHIFTS <= up < _SHIFTS, f"a scale of {float(scale):.4g} is out of the range 2^-42..2^18 of exponentials")
+    require(-_SHIFTS <= up < _SHIFTS, f"a scale of {float(scale):.4g} is out of the range 2^-43..2^18 of exponentials")
     return up, octave
 
 

@@ -105,8 +105,9 @@ class ShiftmaxPublished(SoftmaxApproximation):
 
 @dataclass(frozen=True)
 class Shiftmax(SoftmaxApproximation):
-    """y = min(round(one E / sum E), top), half up; E = shift_exponential(max - x), one reciprocal a row of 15 bits or more.
+    """y = min(round(E R / 2^s), top), half up, R = round(one 2^s / sum E), s = 14 + bits of the sum: R has 15 bits or more.
 
+    E = shift_exponential(max - x), and y stands for y / one.
     In the spirit of I-ViT: an octave is a shift, between two there is a straight line. Its length in codes is kept to 12
     bits at any scale; what is far below the maximum is 0; n is the largest that lets a row's sum fit 31 bits. A probability
     p is off by at most 0.0152 (the line's 6.15 %) + N / peak + 1 / (2 one). It never orders two entries the wrong way.
