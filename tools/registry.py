@@ -10,10 +10,20 @@ PASSES: dict[str, tuple[str, str, str]] = {
         "DelayDequantPass",
         "Move dequantization behind matrix products, so that they run on integers.",
     ),
+    "lower-requant": (
+        "qvit.transforms.lower_requant",
+        "LowerRequantPass",
+        "Give requantize and add_requant integers in the place of real factors, and prove how exact that is.",
+    ),
     "verify-integer-only": (
         "qvit.transforms.verify_integer_only",
         "VerifyIntegerOnlyPass",
         "Fail if any operation keeps a float type, attribute or constant; name each with its source node.",
+    ),
+    "range-analysis": (
+        "qvit.transforms.range_analysis",
+        "RangeAnalysisPass",
+        "Prove with the actual weights that no accumulator, sum or intermediate overflows; give the smallest safe widths.",
     ),
     "lower-to-linalg": (
         "qvit.transforms.lower_to_linalg",

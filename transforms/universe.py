@@ -17,10 +17,22 @@ def _delay_dequant() -> type[ModulePass]:
     return DelayDequantPass
 
 
+def _lower_requant() -> type[ModulePass]:
+    from qvit.transforms.lower_requant import LowerRequantPass
+
+    return LowerRequantPass
+
+
 def _verify_integer_only() -> type[ModulePass]:
     from qvit.transforms.verify_integer_only import VerifyIntegerOnlyPass
 
     return VerifyIntegerOnlyPass
+
+
+def _range_analysis() -> type[ModulePass]:
+    from qvit.transforms.range_analysis import RangeAnalysisPass
+
+    return RangeAnalysisPass
 
 
 def _lower_to_linalg() -> type[ModulePass]:
@@ -33,7 +45,9 @@ UNIVERSE = Universe(
     all_dialects={"qvit": _qvit},
     all_passes={
         "delay-dequant": _delay_dequant,
+        "lower-requant": _lower_requant,
         "verify-integer-only": _verify_integer_only,
+        "range-analysis": _range_analysis,
         "lower-to-linalg": _lower_to_linalg,
     },
 )

@@ -10,9 +10,15 @@ from qvit.dialects.approximations.base import (
     LayerNormApproximation,
     SoftmaxApproximation,
 )
+from qvit.dialects.approximations.i_layernorm import ILayerNorm, ILayerNormPublished
+from qvit.dialects.approximations.ibert_gelu import IGelu, IGeluPublished
+from qvit.dialects.approximations.ibert_layernorm import IbertLayerNorm, IbertLayerNormPublished
+from qvit.dialects.approximations.ibert_softmax import ISoftmax
 from qvit.dialects.approximations.lin import Lin
 from qvit.dialects.approximations.ln import Ln
 from qvit.dialects.approximations.quad import Quad
+from qvit.dialects.approximations.shiftgelu import Shiftgelu, ShiftgeluPublished
+from qvit.dialects.approximations.shiftmax import Shiftmax, ShiftmaxPublished
 from qvit.dialects.approximations.sm8 import Sm8, Sm8Late
 from qvit.dialects.approximations.sw import Sw, SwLate
 from qvit.dialects.approximations.table import Table
@@ -22,6 +28,9 @@ SOFTMAX: dict[str, type[SoftmaxApproximation]] = {
     "sm8-late": Sm8Late,
     "sw": Sw,
     "sw-late": SwLate,
+    "shiftmax": Shiftmax,
+    "shiftmax-published": ShiftmaxPublished,
+    "i-softmax": ISoftmax,
 }
 """Softmax."""
 
@@ -29,11 +38,19 @@ FUNCTION: dict[str, type[FunctionApproximation]] = {
     "table": Table,
     "lin": Lin,
     "quad": Quad,
+    "shiftgelu": Shiftgelu,
+    "shiftgelu-published": ShiftgeluPublished,
+    "i-gelu": IGelu,
+    "i-gelu-published": IGeluPublished,
 }
 """Functions of each element."""
 
 LAYER_NORM: dict[str, type[LayerNormApproximation]] = {
     "ln": Ln,
+    "i-layernorm": ILayerNorm,
+    "i-layernorm-published": ILayerNormPublished,
+    "ibert-layernorm": IbertLayerNorm,
+    "ibert-layernorm-published": IbertLayerNormPublished,
 }
 """Layer normalisation."""
 

@@ -29,8 +29,8 @@ from qvit.dialects.approximations.base import (
     SoftmaxApproximation,
 )
 from qvit.dialects.attributes import ZeroPointAttr
-from qvit.dialects.ops.checks import require, require_element, require_in_range, require_integer, require_shape
-from qvit.dialects.types import BOOLEAN, broadcast_shapes, shape_of
+from qvit.dialects.ops.checks import require, require_in_range, require_integer, require_mask, require_shape
+from qvit.dialects.types import shape_of
 
 
 class ApproximatedOp(IRDLOperation, ABC):
@@ -118,10 +118,7 @@ class IntSoftmaxOp(ApproximatedOp):
         for result, expected in zip(self.outputs, shapes, strict=True):
             require_integer("result", result)
             require_shape(result, expected)
-        if self.mask is not None:
-            require_element("mask", self.mask, BOOLEAN)
-            broadcast = broadcast_shapes(shape_of(self.mask), shape)
-            require(broadcast == shape, f"mask: {shape_of(self.mask)} does not broadcast to {shape}")
+        require_mask(self.mask, self.input)
 
 
 @irdl_op_definition

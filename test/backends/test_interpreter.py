@@ -88,6 +88,54 @@ CASES: list[Case] = [
         lambda x: quantization.requantize_pot(x, n([1, -1]), (ZERO, n([1, 2])), Rounding.HALF_EVEN, I8),
     ),
     (
+        "%y = qvit.requantize %x by #qvit.dyadic<[2147483647, -5], 30> divided_by %z input_zero_point <1> axis 1"
+        " : (tensor<4x2xi32>, tensor<4x1xui32>) -> tensor<4x2xi32>",
+        lambda x, z: quantization.requantize_dyadic(
+            x, n([2**31 - 1, -5]), n(30), (n(1), ZERO), Rounding.HALF_EVEN, I32, z
+        ),
+    ),
+    (
+        "%y = qvit.requantize %x by #qvit.pot<[1, -1]> divided_by %z zero_point <3> axis 1 rounding half_up"
+        " : (tensor<2x2xi32>, tensor<2xi32>) -> tensor<2x2xi32>",
+        lambda x, z: quantization.requantize_pot(x, n([1, -1]), (ZERO, n(3)), Rounding.HALF_UP, I32, z),
+    ),
+    (
+        "%y = qvit.requantize %x by #qvit.real<[3.0, 5.0] / 7.0> divided_by %z axis 0"
+        " : (tensor<2x2xi64>, tensor<2x1xi64>) -> tensor<2x2xi32>",
+        lambda x, z: quantization.requantize_real(
+            x, [Fraction(3, 7), Fraction(5, 7)], 0, (ZERO, ZERO), Rounding.HALF_EVEN, I32, z
+        ),
+    ),
+    (
+        "%y = qvit.add_requant %a by #qvit.real<1.0 / 3.0>, %b by #qvit.dyadic<[3, -5], [1, 2]>"
+        " lhs_zero_point <1> rhs_zero_point <2> zero_point <3> axis 0 rounding half_up round_each"
+        " : (tensor<2x2xi8>, tensor<2x2xi16>) -> tensor<2x2xi16>",
+        lambda a, b: quantization.add_requant_real(
+            a,
+            b,
+            ([Fraction(1, 3)], [Fraction(3, 2), Fraction(-5, 4)]),
+            (None, 0),
+            (n(1), n(2), n(3)),
+            Rounding.HALF_UP,
+            True,
+            I16,
+        ),
+    ),
+    (
+        "%y = qvit.add_requant %a by #qvit.pot<[-1, 1]>, %b by #qvit.real<[0.5, 0.75] / 3.0> axis 1"
+        " : (tensor<2x2xi8>, tensor<2x2xi8>) -> tensor<2x2xi8>",
+        lambda a, b: quantization.add_requant_real(
+            a,
+            b,
+            ([Fraction(2), Fraction(1, 2)], [Fraction(1, 6), Fraction(1, 4)]),
+            (1, 1),
+            (ZERO, ZERO, ZERO),
+            Rounding.HALF_EVEN,
+            False,
+            I8,
+        ),
+    ),
+    (
         "%y = qvit.add_requant %a by #qvit.dyadic<3, 2>, %b by #qvit.pot<1> lhs_zero_point <1> rhs_zero_point <2>"
         " zero_point <3> rounding half_up : (tensor<4x2xi8>, tensor<4x2xi16>) -> tensor<4x2xi16>",
         lambda a, b: quantization.add_requant(
@@ -303,6 +351,8 @@ def inputs_for(op: Operation) -> list[Array]:
             arrays.append(rng.integers(t.lo, t.hi, dimensions, np.int64, endpoint=True).astype(t.dtype))
         if op.name == "qvit.threshold" and len(arrays) == 2:
             arrays[1].sort(axis=-1)
+        if op.name == "qvit.requantize" and len(arrays) == 2:
+            arrays[1] = np.maximum(arrays[1], 1)  # a divisor
     return arrays
 
 
@@ -531,6 +581,16 @@ def test_errors_name_the_source(text: str, inputs: list[Array], message: str) ->
     with pytest.raises(ExecutionError) as error:
         run(ir_text.parse(ir_text.function(text)), inputs)
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("form", ["#qvit.real<0.3>", "#qvit.dyadic<3, 1>", "#qvit.pot<1>"])
+@pytest.mark.parametrize("divisor", [0, -1])
+def test_divisors_are_positive(form: str, divisor: int) -> None:
+    text = f'%y = qvit.requantize %x by {form} divided_by %z {{qvit.src = ["pv"]}}'
+    module = ir_text.parse(ir_text.function(f"{text} : (tensor<2x2xi32>, tensor<2x1xi32>) -> tensor<2x2xi8>"))
+    message = rf"^pv \(qvit.requantize\): a divisor must be positive, found {divisor}$"
+    with pytest.raises(ExecutionError, match=message):
+        run(module, [np.ones((2, 2), int), np.array([[5], [divisor]])])
 
 
 def test_unknown_operations() -> None:

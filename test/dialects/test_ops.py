@@ -72,6 +72,10 @@ FORMS = """
 %y = qvit.requantize %x by #qvit.pot<-3> input_zero_point <1> rounding half_away : tensor<4xui8> -> tensor<4xi8>
 %y = qvit.requantize %x by #qvit.dyadic<-5, 62> input_zero_point <1> zero_point <2> rounding floor {qvit.src = ["a"]} : tensor<4xi32> -> tensor<4xi8>
 %y = qvit.requantize %x by #qvit.dyadic<[1, -2], [3, 4]> zero_point <[5, 6]> axis 1 : tensor<4x2xi32> -> tensor<4x2xi8>
+%y = qvit.requantize %x by #qvit.dyadic<1518500250, 30> divided_by %z : (tensor<3x2x4xi32>, tensor<3x2x1xi32>) -> tensor<3x2x4xi8>
+%y = qvit.requantize %x by #qvit.real<0.02 / 0.05> divided_by %z : (tensor<4xi32>, tensor<ui32>) -> tensor<4xi8>
+%y = qvit.requantize %x by #qvit.pot<[1, -2]> divided_by %z input_zero_point <1> zero_point <2> axis 1 rounding half_up {qvit.src = ["a"]} : (tensor<4x2xi32>, tensor<4x1xi64>) -> tensor<4x2xi8>
+%y = qvit.add_requant %a by #qvit.real<0.02 / 0.05>, %b by #qvit.real<[1.0, 2.0]> axis 1 : (tensor<4x2xi16>, tensor<4x2xi8>) -> tensor<4x2xi8>
 %y = qvit.add_requant %a by #qvit.pot<0>, %b by #qvit.dyadic<1, 0> round_each : (tensor<4xi16>, tensor<4xi8>) -> tensor<4xi8>
 %y = qvit.add_requant %a by #qvit.dyadic<3, [1, 2]>, %b by #qvit.pot<-3> lhs_zero_point <1> rhs_zero_point <2> zero_point <3> axis 1 rounding half_away round_each : (tensor<4x2xi32>, tensor<4x2xi32>) -> tensor<4x2xi8>
 %q = qvit.threshold %x, %t lowest 0 : (tensor<4xi32>, tensor<3xi16>) -> tensor<4xui2>
@@ -193,6 +197,11 @@ CONSTRUCTED: list[tuple[tuple[str, ...], Callable[..., Operation], str]] = [
         ),
         "qvit.requantize %1 by #qvit.dyadic<3, 1> input_zero_point <1> zero_point <2> rounding half_up"
         " : tensor<4xi32> -> tensor<4xi8>",
+    ),
+    (
+        ("4x2xi32", "4x1xi32"),
+        lambda x, z: quantization.RequantizeOp(x, PotAttr.of(3), i8, divisor=z),
+        "qvit.requantize %1 by #qvit.pot<3> divided_by %2 : (tensor<4x2xi32>, tensor<4x1xi32>) -> tensor<4x2xi8>",
     ),
     (
         ("4xi16", "4xi8"),
@@ -580,6 +589,16 @@ RULES = r"""
     multiplier is an integer, or a vector of integers; found tensor<2xf64>
 %y = qvit.requantize %x by #qvit.real<1.0 / 0.0> : tensor<2xi8> -> tensor<2xi8>
     a scale's denominators must not be 0
+%y = qvit.requantize %x by #qvit.pot<1> divided_by %z : (tensor<4x2xi32>, tensor<4x1xf32>) -> tensor<4x2xi8>
+    divisor: expected a tensor of integers, found tensor<4x1xf32>
+%y = qvit.requantize %x by #qvit.pot<1> divided_by %z : (tensor<4x2xi32>, tensor<4x1xi16>) -> tensor<4x2xi8>
+    divisor: expected elements of type i32, ui32 or i64, found i16
+%y = qvit.requantize %x by #qvit.pot<1> divided_by %z : (tensor<4x2xi32>, tensor<4x3xi32>) -> tensor<4x2xi8>
+    shapes (4, 3) and (4, 2) do not broadcast
+%y = qvit.requantize %x by #qvit.pot<1> divided_by %z : (tensor<1x2xi32>, tensor<4x1xi32>) -> tensor<1x2xi8>
+    divisor: expected a shape that broadcasts to (1, 2), found (4, 1)
+%y = qvit.requantize %x by #qvit.pot<1> divided_by %z : (tensor<2xi32>, tensor<1x2xi32>) -> tensor<2xi8>
+    divisor: expected a shape that broadcasts to (2,), found (1, 2)
 
 # add_requant
 %y = qvit.add_requant %a by #qvit.pot<1>, %b by #qvit.pot<1> : (tensor<4xf32>, tensor<4xi8>) -> tensor<4xi8>
@@ -606,8 +625,12 @@ RULES = r"""
     axis must be given exactly when a form has a vector
 %y = qvit.add_requant %a by #qvit.pot<1>, %b by #qvit.pot<[1, 2]> axis 0 : (tensor<3xi8>, tensor<3xi8>) -> tensor<3xi8>
     rhs_form: dimension 0 of tensor<3xi8> has 3 elements, the vector has 2
-%y = qvit.add_requant %a by #qvit.real<1.0>, %b by #qvit.pot<1> : (tensor<3xi8>, tensor<3xi8>) -> tensor<3xi8>
-    #qvit.real<1.0>
+%y = qvit.add_requant %a by #qvit.real<[1.0, 2.0]>, %b by #qvit.pot<1> : (tensor<2xi8>, tensor<2xi8>) -> tensor<2xi8>
+    axis must be given exactly when a form has a vector
+%y = qvit.add_requant %a by #qvit.zero_point<1>, %b by #qvit.pot<1> : (tensor<3xi8>, tensor<3xi8>) -> tensor<3xi8>
+    #qvit.zero_point<1>
+%y = qvit.add_requant %a by #qvit.pot<1>, %b by #qvit.zero_point<1> : (tensor<3xi8>, tensor<3xi8>) -> tensor<3xi8>
+    #qvit.zero_point<1>
 
 # threshold
 %q = qvit.threshold %x, %t lowest 0 : (tensor<4xf32>, tensor<3xi8>) -> tensor<4xi8>
@@ -1034,6 +1057,19 @@ def test_rules(op: str, message: str) -> None:
     with pytest.raises((VerifyException, ParseError)) as error:
         ir_text.parse(ir_text.with_operands(op))
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        "%y = qvit.requantize %x by #qvit.pot<1> divided_by %x : tensor<4xi32> -> tensor<4xi8>",
+        "%y = qvit.requantize %x by #qvit.pot<1> : (tensor<4xi32>, tensor<4xi32>) -> tensor<4xi8>",
+        "%y = qvit.requantize %x by #qvit.pot<1> : (tensor<4xi32>) -> tensor<4xi8>",
+    ],
+)
+def test_a_divisor_and_its_type_go_together(op: str) -> None:
+    with pytest.raises((VerifyException, ParseError)):
+        ir_text.parse(f'%x = "test.op"() : () -> tensor<4xi32>\n{op}')
 
 
 def test_every_operation_has_a_rule() -> None:

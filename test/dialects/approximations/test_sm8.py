@@ -62,6 +62,17 @@ def test_against_the_oracle_at_length(length: int) -> None:
         compare(rows(rng, CODES, length, 60000 // length), None, scale)
 
 
+def test_scores_of_16_bits() -> None:
+    """What is 255 or more below the maximum counts as 255 below."""
+    x = rows(np.random.default_rng(2), (-32768, 32767), 50, 10)
+    for kind in (Sm8, Sm8Late):
+        b = kind.build(SoftmaxSpec(Codes(S, 0, IntType(16)), 50))
+        near = np.maximum(x, x.max(-1, keepdims=True) - 255)
+        found, same = (b.approximation.apply(v, arrays(b), None, b.results) for v in (x, near))
+        assert [f.tolist() for f in found] == [s.tolist() for s in same]
+        compare(near - near.max(-1, keepdims=True) + 127, None, S)
+
+
 @pytest.mark.parametrize("scale", [S, Fraction(1, 3000), Fraction(9, 2)])
 def test_the_table_is_the_rounded_exponential(scale: Fraction) -> None:
     assert built(Sm8, scale).tables[0][0].tolist() == oracle.exponential_table(scale)
@@ -157,8 +168,8 @@ def test_codes_of_the_result(wanted: IntType | None, top: int, result: IntType) 
 
 
 def test_what_build_refuses() -> None:
-    with pytest.raises(RangeError, match="^scores of at most 8 bits are expected, found i16: .* use sw$"):
-        Sm8.build(SoftmaxSpec(Codes(S, 0, IntType(16)), 5))
+    with pytest.raises(RangeError, match="^scores of at most 16 bits are expected, found i17: .* use sw$"):
+        Sm8.build(SoftmaxSpec(Codes(S, 0, IntType(17)), 5))
     with pytest.raises(RangeError, match="^the scale of scores must be positive, found -0.05$"):
         Sm8Late.build(SoftmaxSpec(Codes(-S, 0, I8), 5))
     with pytest.raises(RangeError, match="^unknown options top; known are none$"):
@@ -171,16 +182,22 @@ def test_conditions() -> None:
         kind.check(CODES, longest, [table])
         with pytest.raises(RangeError, match=f"^the sum of {longest + 1} exponentials reaches .* use sw$"):
             kind.check(CODES, longest + 1, [table])
-        kind.check((0, 9), 5, [table[:10]])
-        with pytest.raises(RangeError, match="^the table ends at a difference of 9, scores differ by up to 10$"):
-            kind.check((0, 10), 5, [table[:10]])
-        kind.check((0, 1), 5, [np.array([65534, 65534])])
+        with pytest.raises(RangeError, match="^the table has 255 entries"):
+            kind.check(CODES, 5, [table[:255]])
+        # wider scores: what is beyond 255 must not add up
+        far = np.where(np.arange(256) < 200, table, 3)
+        kind.check((0, 256), 65535 // 300, [far])
+        kind.check((0, 255), 65535 // 300 + 1, [far])
+        with pytest.raises(RangeError, match="^scores differ by up to 256, and 219 of them beyond 255 would count as 3"):
+            kind.check((0, 256), 65535 // 300 + 1, [far])
+        flat = np.full(256, 65534)
+        kind.check(CODES, 5, [flat])
         with pytest.raises(RangeError, match="^the table starts with 65533"):
-            kind.check((0, 1), 5, [np.array([65533, 1])])
+            kind.check(CODES, 5, [flat - 1])
         with pytest.raises(RangeError, match="^the table must not increase$"):
-            kind.check((0, 2), 5, [np.array([65535, 1, 2])])
+            kind.check(CODES, 5, [flat + (np.arange(256) == 9)])
         with pytest.raises(RangeError, match="^the table must not be negative$"):
-            kind.check((0, 2), 5, [np.array([65535, 1, -1])])
+            kind.check(CODES, 5, [np.where(np.arange(256) < 255, flat, -1)])
     with pytest.raises(ValueError, match=r"^sm8: top, .*, must be in 1\.\.255, found 0$"):
         Sm8(0)
 
