@@ -188,7 +188,9 @@ def test_conditions() -> None:
         far = np.where(np.arange(256) < 200, table, 3)
         kind.check((0, 256), 65535 // 300, [far])
         kind.check((0, 255), 65535 // 300 + 1, [far])
-        with pytest.raises(RangeError, match="^scores differ by up to 256, and 219 of them beyond 255 would count as 3"):
+        with pytest.raises(
+            RangeError, match="^scores differ by up to 256, and 219 of them beyond 255 would count as 3"
+        ):
             kind.check((0, 256), 65535 // 300 + 1, [far])
         flat = np.full(256, 65534)
         kind.check(CODES, 5, [flat])
