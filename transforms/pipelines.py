@@ -123,7 +123,27 @@ I_VIT = _scheme(
     },
 )
 
-SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (BEST, I_VIT)}
+I_BERT = _scheme(
+    "i-bert",
+    "I-BERT: polynomial exponential and GELU, exact integer square root, dyadic requantization; symmetric throughout.",
+    Quantization(
+        all_roles(
+            _SIGNED,
+            WIDE,
+            probabilities=Quantizer(8, scale=2.0**-8),  # i-softmax gives 8 fraction bits
+            scores=_SIGNED,
+            function=_SIGNED,
+        ),
+        WeightQuantizer(8),
+    ),
+    softmax="i-softmax",
+    function="i-gelu",
+    layer_norm="ibert-layernorm",
+    rounding="half_even",
+    published={"function": "i-gelu-published", "layer_norm": "ibert-layernorm-published"},
+)
+
+SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (BEST, I_VIT, I_BERT)}
 """All schemes by name."""
 
 
