@@ -80,8 +80,7 @@ def compile_model(
     """
     choices = Choices()
     if samples:
-        options = {"seed": seed, "state": state, "key": key, "progress": progress}
-        choices = quantize(module, samples, scheme.quantization, **options)
+        choices = quantize(module, samples, scheme.quantization, seed=seed, state=state, key=key, progress=progress)
     quantized = module.clone()
     reports = run_scheme(module, scheme, published=published, unchecked=unchecked)
     return Compiled(module, quantized, choices, reports)

@@ -10,8 +10,8 @@ from qvit.dialects.ops.quantization import AddRequantOp, QuantizeOp, RequantizeO
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, ReshapeOp, SliceOp, TransposeOp
 from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.semantics.integers import IntType
-from qvit.dialects.types import element_of, integer_of, shape_of
-from qvit.transforms.integer.rules import IntegerRule, dequantized, element
+from qvit.dialects.types import element_of, integer_element, integer_of, shape_of
+from qvit.transforms.integer.rules import IntegerRule, dequantized
 from qvit.transforms.rule import Exactness, Rewrite, require
 
 MINUS_ONE = float_value(-1.0)
@@ -99,7 +99,7 @@ class Product(IntegerRule):
             reach *= max(abs(codes.lo - zero), abs(codes.hi - zero))
             values.append(dq.input)
             if zero:
-                new.append(constant := ConstantOp(np.array(zero, codes.dtype), element(codes)))
+                new.append(constant := ConstantOp(np.array(zero, codes.dtype), integer_element(codes)))
                 new.append(centred := SubOp(dq.input, constant.result))
                 values[-1] = centred.result
         require(reach <= IntType(32).hi, f"products reach {reach}, beyond i32")
