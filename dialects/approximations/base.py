@@ -100,7 +100,18 @@ class SoftmaxSpec:
 
 @dataclass(frozen=True)
 class SoftmaxApproximation(Approximation):
-    """Softmax over the last axis."""
+    """Softmax over the last axis.
+
+    Where `logarithmic`, a code q of the first result stands for 2^-q times the scale, from 16 on for 0, and the product
+    behind is `qvit.shift_matmul`.
+    """
+
+    logarithmic: ClassVar[bool] = False
+
+    @classmethod
+    def preferred_scale(cls, scale: Fraction) -> Fraction:
+        """The scale that the scores should have in the place of `scale`: this one, unless only some will do."""
+        return scale
 
     @classmethod
     @abstractmethod
@@ -160,21 +171,28 @@ class FunctionApproximation(Approximation):
 
 @dataclass(frozen=True)
 class LayerNormSpec:
-    """What a layer normalisation is asked for. gamma, beta: float64 [C]; input and output codes."""
+    """What a layer normalisation is asked for. gamma, beta: float64 [C]; input and output codes.
+
+    factors: int64 [C], the input's scale in channel c is input.scale * 2^factors[c]; None where one scale is common to all.
+    """
 
     gamma: Array
     beta: Array
     epsilon: float
     input: Codes
     output: Codes
+    factors: Array | None = None
 
 
 @dataclass(frozen=True)
 class LayerNormApproximation(Approximation):
     """Layer normalisation over the last axis, the affine transformation by gamma and beta included.
 
-    Zero points of the operand do not matter: the mean is subtracted.
+    Zero points of the operand do not matter: the mean is subtracted. Where `takes_factors`, channels may have scales that
+    differ by powers of two, and what is built knows the operand's zero point; the others never see `factors`.
     """
+
+    takes_factors: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
