@@ -9,11 +9,17 @@ from qvit.dialects.approximations.base import (
     LayerNormApproximation,
     SoftmaxApproximation,
 )
+from qvit.dialects.approximations.lis import Lis, LisPublished
 from qvit.dialects.approximations.ln import Ln
 from qvit.dialects.approximations.sm8 import Sm8, Sm8Late
 from qvit.dialects.approximations.table import Table
 
-SOFTMAX: dict[str, type[SoftmaxApproximation]] = {"sm8": Sm8, "sm8-late": Sm8Late}
+SOFTMAX: dict[str, type[SoftmaxApproximation]] = {
+    "sm8": Sm8,
+    "sm8-late": Sm8Late,
+    "lis": Lis,
+    "lis-published": LisPublished,
+}
 FUNCTION: dict[str, type[FunctionApproximation]] = {"table": Table}
 LAYER_NORM: dict[str, type[LayerNormApproximation]] = {"ln": Ln}
 
