@@ -9,8 +9,11 @@ from qvit.dialects.approximations.base import (
     LayerNormApproximation,
     SoftmaxApproximation,
 )
+from qvit.dialects.approximations.iptq import BitSoftmax, BitSoftmaxPublished, PolyGelu
+from qvit.dialects.approximations.ita import Ita, ItaGelu
 from qvit.dialects.approximations.lis import Lis, LisPublished
 from qvit.dialects.approximations.ln import Ln
+from qvit.dialects.approximations.ptf import PtfLayerNorm, PtfLayerNormPublished
 from qvit.dialects.approximations.sm8 import Sm8, Sm8Late
 from qvit.dialects.approximations.table import Table
 
@@ -19,9 +22,16 @@ SOFTMAX: dict[str, type[SoftmaxApproximation]] = {
     "sm8-late": Sm8Late,
     "lis": Lis,
     "lis-published": LisPublished,
+    "bit-softmax": BitSoftmax,
+    "bit-softmax-published": BitSoftmaxPublished,
+    "ita": Ita,
 }
-FUNCTION: dict[str, type[FunctionApproximation]] = {"table": Table}
-LAYER_NORM: dict[str, type[LayerNormApproximation]] = {"ln": Ln}
+FUNCTION: dict[str, type[FunctionApproximation]] = {"table": Table, "poly-gelu": PolyGelu, "ita-gelu": ItaGelu}
+LAYER_NORM: dict[str, type[LayerNormApproximation]] = {
+    "ln": Ln,
+    "ptf-layernorm": PtfLayerNorm,
+    "ptf-layernorm-published": PtfLayerNormPublished,
+}
 
 APPROXIMATIONS: tuple[type[Approximation], ...] = (*SOFTMAX.values(), *FUNCTION.values(), *LAYER_NORM.values())
 """All of them; each has an attribute `#qvit.<name>`."""

@@ -16,6 +16,7 @@ from qvit.dialects.approximations.base import (
     Interval,
     SoftmaxApproximation,
     SoftmaxSpec,
+    below_maximum,
     bit_length,
     require,
     require_options,
@@ -47,13 +48,6 @@ def log_codes(e: Int64, total: Int64) -> Int64:
     below = np.maximum(bit_length(t) - 1, 0)
     codes = below + (2 * (t - (1 << below)) >= (1 << below))
     return np.where(e > 0, np.minimum(codes, ZERO_CODE), ZERO_CODE)
-
-
-def _differences(x: Int64, mask: Array | None) -> tuple[Int64, Array]:
-    """(x - row maximum, where an entry takes part); at most 0, and 0 elsewhere."""
-    keep = np.broadcast_to(True if mask is None else mask != 0, x.shape)
-    top = np.where(keep, x, x.min(-1, keepdims=True)).max(-1, keepdims=True)
-    return np.where(keep, x - top, 0), keep
 
 
 def _require_widths(name: str, x0: int, b: int, c: int) -> None:
@@ -101,14 +95,16 @@ class LisPublished(SoftmaxApproximation):
         require_options(options, "n")
         s = spec.scores.scale
         x0, b, c = floor(-_LN2 / s), floor(_B / _A / s), floor(1 / _A / s**2)
-        require(b > 0 and c > 0, f"scores of scale {float(s):.4g} are too coarse for the exponential: use a smaller scale")
+        require(
+            b > 0 and c > 0, f"scores of scale {float(s):.4g} are too coarse for the exponential: use a smaller scale"
+        )
         require(c < 1 << 62, f"scores of scale {float(s):.4g} are too fine for 64 bits: use a larger scale")
         return Built(cls(x0, b, c, options.get("n", 30)), (), (_CODE,), np.array(1.0))
 
     def apply(
         self, x: Int64, tables: Sequence[Array], mask: Array | None, results: Sequence[IntType]
     ) -> tuple[Array, ...]:
-        difference, keep = _differences(x, mask)
+        difference, keep = below_maximum(x, mask)
         q, z = _octaves(np.maximum(difference, self.n * self.x0), self.x0, self.b, self.c)
         e = np.where(keep, z << (self.n - q), 0)
         return (fit(log_codes(e, e.sum(-1, keepdims=True)), results[0]),)
@@ -174,7 +170,9 @@ class Lis(SoftmaxApproximation):
         require(up <= 24, f"scores of scale {float(spec.scores.scale):.4g} are hardly numbers: use a smaller scale")
         x0, b, c = round(-_LN2 / s), round(_B / _A / s), round(1 / _A / s**2)
         require(c < 1 << 62, f"scores of scale {float(s):.4g} are too fine for 64 bits: use a larger scale")
-        require(spec.length < 1 << (_WORD - ZERO_CODE), f"rows of {spec.length} entries are too long for a sum of 31 bits")
+        require(
+            spec.length < 1 << (_WORD - ZERO_CODE), f"rows of {spec.length} entries are too long for a sum of 31 bits"
+        )
         # N c 2^n < 2^31
         n = _WORD - (spec.length * c).bit_length()
         return Built(cls(up, x0, b, c, n), (), (_CODE,), np.array(1.0))
@@ -187,7 +185,7 @@ class Lis(SoftmaxApproximation):
     def apply(
         self, x: Int64, tables: Sequence[Array], mask: Array | None, results: Sequence[IntType]
     ) -> tuple[Array, ...]:
-        difference, keep = _differences(x, mask)
+        difference, keep = below_maximum(x, mask)
         q, z = _octaves(np.maximum(difference << self.up, self.octaves * self.x0), self.x0, self.b, self.c)
         e = np.where(keep, self._scaled(z, q), 0)
         return (fit(log_codes(e, e.sum(-1, keepdims=True)), results[0]),)
