@@ -18,7 +18,7 @@ from xdsl.ir import Operation, SSAValue
 from xdsl.utils.hints import isa
 
 from qvit.dialects.approximations.base import FunctionApproximation, LayerNormApproximation, SoftmaxApproximation
-from qvit.dialects.attributes import DyadicAttr, PotAttr, ScaleAttr, ZeroPointAttr
+from qvit.dialects.attributes import DyadicAttr, PotAttr, RealAttr, ScaleAttr, ZeroPointAttr
 from qvit.dialects.ops.approximated import IntFunctionOp, IntLayerNormOp, IntSoftmaxOp
 from qvit.dialects.ops.elementwise import (
     AddOp,
@@ -35,7 +35,7 @@ from qvit.dialects.ops.elementwise import (
     SubOp,
     TanhOp,
 )
-from qvit.dialects.ops.nonlinear import BatchNormOp, GeluOp, LayerNormOp, ReduceMeanOp, ResizeOp, SoftmaxOp
+from qvit.dialects.ops.nonlinear import BatchNormOp, GeluOp, LayerNormOp, ReduceMeanOp, ReduceSumOp, ResizeOp, SoftmaxOp
 from qvit.dialects.ops.products import Conv2dOp, ConvTranspose2dOp, LinearOp, MatmulOp, ShiftMatmulOp
 from qvit.dialects.ops.quantization import AddRequantOp, DequantizeOp, QuantizeOp, RequantizeOp, ThresholdOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
@@ -87,7 +87,7 @@ def _dequantize(m: Machine, op: DequantizeOp, q: Array) -> Array:
     return quantization.dequantize(q, scale, zero)
 
 
-def _requantize(m: Machine, op: RequantizeOp, x: Array) -> Array:
+def _requantize(m: Machine, op: RequantizeOp, x: Array, divisor: Array | None = None) -> Array:
     axis = op.axis.value.data if op.axis is not None else None
     result = _integer_result(op)
     assert result is not None
@@ -95,13 +95,13 @@ def _requantize(m: Machine, op: RequantizeOp, x: Array) -> Array:
     rounding, form = op.rounding.data, op.form
     if isinstance(form, PotAttr):
         shift = quantization.along(m.weights.values(form.shift), axis, x.ndim)
-        return quantization.requantize_pot(x, shift, zero_points, rounding, result)
+        return quantization.requantize_pot(x, shift, zero_points, rounding, result, divisor)
     if isinstance(form, DyadicAttr):
         multiplier, shift = _dyadic(m, form, axis, x.ndim)
-        return quantization.requantize_dyadic(x, multiplier, shift, zero_points, rounding, result)
+        return quantization.requantize_dyadic(x, multiplier, shift, zero_points, rounding, result, divisor)
     factors = m.weights.exact_scale(form.scale)
     vector = axis if form.scale.length is not None else None
-    return quantization.requantize_real(x, factors, vector, zero_points, rounding, result)
+    return quantization.requantize_real(x, factors, vector, zero_points, rounding, result, divisor)
 
 
 def _dyadic(m: Machine, form: DyadicAttr | PotAttr, axis: int | None, rank: int) -> tuple[Array, Array]:
@@ -116,11 +116,15 @@ def _add_requant(m: Machine, op: AddRequantOp, a: Array, b: Array) -> Array:
     axis = op.axis.value.data if op.axis is not None else None
     result = _integer_result(op)
     assert result is not None
-    (m_a, s_a), (m_b, s_b) = (_dyadic(m, form, axis, a.ndim) for form in (op.lhs_form, op.rhs_form))
     z_a, z_b, z = (m.weights.zero_point(z) for z in (op.lhs_zero_point, op.rhs_zero_point, op.zero_point))
-    return quantization.add_requant(
-        a, b, (m_a, m_b), (s_a, s_b), (z_a, z_b, z), op.rounding.data, op.round_each is not None, result
-    )
+    rest = ((z_a, z_b, z), op.rounding.data, op.round_each is not None, result)
+    left, right = op.lhs_form, op.rhs_form
+    if isinstance(left, RealAttr) or isinstance(right, RealAttr):
+        factors = m.weights.exact_factors(left), m.weights.exact_factors(right)
+        axis_a, axis_b = (axis if form.length is not None else None for form in (left, right))
+        return quantization.add_requant_real(a, b, factors, (axis_a, axis_b), *rest)
+    (m_a, s_a), (m_b, s_b) = _dyadic(m, left, axis, a.ndim), _dyadic(m, right, axis, a.ndim)
+    return quantization.add_requant(a, b, (m_a, m_b), (s_a, s_b), *rest)
 
 
 def _threshold(_: Machine, op: ThresholdOp, x: Array, thresholds: Array) -> Array:
@@ -173,6 +177,16 @@ def _layer_norm(_: Machine, op: LayerNormOp, x: Array, gamma: Array, beta: Array
 
 def _batch_norm(_: Machine, op: BatchNormOp, x: Array, gamma: Array, beta: Array, mean: Array, var: Array) -> Array:
     return nonlinear.batch_norm(x, gamma, beta, mean, var, op.epsilon.value.data)
+
+
+def _softmax(_: Machine, op: SoftmaxOp, x: Array, mask: Array | None = None) -> Array:
+    return nonlinear.softmax(x, op.axis.value.data, mask)
+
+
+def _reduce_sum(_: Machine, op: ReduceSumOp, x: Array) -> Array:
+    result = _integer_result(op)
+    assert result is not None
+    return elementwise.total(x, op.axes.get_values(), op.keeps, result)
 
 
 def _select(_: Machine, op: SelectOp, condition: Array, a: Array, b: Array) -> Array:
@@ -244,11 +258,12 @@ IMPLEMENTATIONS: dict[type[Operation], Implementation] = dict(
         _unary(ClipOp, lambda _, op, x: elementwise.clip(x, *op.bounds)),
         _binary(CompareOp, lambda _, op, a, b: elementwise.compare(a, b, op.predicate.data)),
         (SelectOp, _select),
-        _unary(SoftmaxOp, lambda _, op, x: nonlinear.softmax(x, op.axis.value.data)),
+        (SoftmaxOp, _softmax),
         _unary(GeluOp, lambda _, op, x: nonlinear.gelu(x, op.tanh is not None)),
         (LayerNormOp, _layer_norm),
         (BatchNormOp, _batch_norm),
         _unary(ReduceMeanOp, lambda _, op, x: x.mean(axis=op.axes.get_values(), keepdims=op.keeps)),
+        (ReduceSumOp, _reduce_sum),
         (ResizeOp, _resize),
         (IntSoftmaxOp, _int_softmax),
         (IntFunctionOp, _int_function),

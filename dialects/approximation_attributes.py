@@ -1,5 +1,6 @@
 """The attributes of integer approximations: one for each, made from its fields."""
 
+from collections import Counter
 from typing import ClassVar
 
 from xdsl.ir import Data
@@ -29,9 +30,12 @@ class ApproximationAttr(Data[Approximation]):
             return name, parser.parse_integer()
 
         at = parser.pos
-        given = parser.parse_optional_comma_separated_list(parser.Delimiter.ANGLE, parse_field)
+        given = parser.parse_optional_comma_separated_list(parser.Delimiter.ANGLE, parse_field) or []
+        for name, times in Counter(name for name, _ in given).items():
+            if times > 1:
+                parser.raise_error(f"{cls.kind.name}: {name} is given twice", at)
         try:
-            return cls.kind.of(dict(given or ()))
+            return cls.kind.of(dict(given))
         except ValueError as error:
             parser.raise_error(str(error), at)
 

@@ -33,7 +33,7 @@ from qvit.dialects.ops.elementwise import (
     SubOp,
     TanhOp,
 )
-from qvit.dialects.ops.nonlinear import BatchNormOp, GeluOp, LayerNormOp, ReduceMeanOp, ResizeOp, SoftmaxOp
+from qvit.dialects.ops.nonlinear import BatchNormOp, GeluOp, LayerNormOp, ReduceMeanOp, ReduceSumOp, ResizeOp, SoftmaxOp
 from qvit.dialects.ops.products import Conv2dOp, ConvTranspose2dOp, LinearOp, MatmulOp, ShiftMatmulOp
 from qvit.dialects.ops.quantization import AddRequantOp, DequantizeOp, QuantizeOp, RequantizeOp, ThresholdOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
@@ -76,6 +76,7 @@ Qvit = Dialect(
         LayerNormOp,
         BatchNormOp,
         ReduceMeanOp,
+        ReduceSumOp,
         ResizeOp,
         IntSoftmaxOp,
         IntFunctionOp,

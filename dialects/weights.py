@@ -23,7 +23,18 @@ from xdsl.ir import Attribute, Operation, ParametrizedAttribute, SSAValue
 from xdsl.utils.hints import isa
 
 from qvit.dialects.atomic import replacing
-from qvit.dialects.attributes import Dense, ScaleAttr, Value, WeightFileAttr, WeightRefAttr, ZeroPointAttr, dense_array
+from qvit.dialects.attributes import (
+    Dense,
+    DyadicAttr,
+    Form,
+    PotAttr,
+    ScaleAttr,
+    Value,
+    WeightFileAttr,
+    WeightRefAttr,
+    ZeroPointAttr,
+    dense_array,
+)
 from qvit.dialects.ops.weights import ConstantOp, WeightOp
 from qvit.dialects.provenance import set_sources, sources
 from qvit.dialects.semantics.integers import Array
@@ -166,6 +177,19 @@ class Weights:
                 numbers *= len(product)
             product = [p / n if invert else p * n for p, n in zip(product, numbers, strict=True)]
         return product
+
+    def exact_factors(self, form: Form) -> list[Fraction]:
+        """The factor of a requantize as rational numbers: one, or one for each element of its vectors."""
+        match form:
+            case DyadicAttr():
+                multipliers, shifts = np.broadcast_arrays(self.values(form.multiplier), self.values(form.shift))
+            case PotAttr():
+                shifts = self.values(form.shift)
+                multipliers = np.ones_like(shifts)
+            case _:
+                return self.exact_scale(form.scale)
+        pairs = zip(multipliers.ravel().tolist(), shifts.ravel().tolist(), strict=True)
+        return [multiplier / Fraction(2) ** shift for multiplier, shift in pairs]
 
 
 def rebase(module: ModuleOp, move: Callable[[Path], Path]) -> None:

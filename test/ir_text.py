@@ -75,10 +75,11 @@ def parse_op(op: str) -> Operation:
 
 
 def function(body: Sequence[str] | str, arguments: dict[str, str] | None = None, name: str = "main") -> str:
-    """A function of the operations: its arguments are the first one's operands, its result is the last one's."""
+    """A function of the operations: its arguments are the first one's operands, its results are the last one's."""
     lines = [body] if isinstance(body, str) else list(body)
     arguments = operand_types(lines[0]) if arguments is None else arguments
     declared = ", ".join(f"{name}: {type_}" for name, type_ in arguments.items())
-    result, type_ = lines[-1].split(" = ")[0], result_type(lines[-1])
-    code = "\n".join(["  " + line for line in lines] + [f"  func.return {result} : {type_}"])
-    return f"func.func @{name}({declared}) -> {type_} {{\n{code}\n}}\n"
+    results = lines[-1].split(" = ")[0]
+    types = ", ".join(re.findall(r"tensor<[^>]*>", lines[-1])[-len(results.split(", ")) :])
+    code = "\n".join(["  " + line for line in lines] + [f"  func.return {results} : {types}"])
+    return f"func.func @{name}({declared}) -> ({types}) {{\n{code}\n}}\n"

@@ -81,6 +81,15 @@ def dyadic(multiplier: int, shift: int) -> Fraction:
     return Fraction(multiplier) / Fraction(2) ** shift
 
 
+def reciprocal(multiplier: int, shift: int, divisor: int) -> Fraction:
+    """What the form dyadic multiplies by in place of multiplier / 2^shift / divisor."""
+    if divisor <= 0:
+        raise ValueError(divisor)
+    n = len(bin(divisor)) - 2
+    sign = -1 if multiplier < 0 else 1
+    return dyadic(sign * (abs(multiplier) * 2 ** (n - 1) // divisor), shift + n - 1)
+
+
 def add_requant(
     terms: Sequence[tuple[int, int, Fraction]], z_out: int, mode: str, round_each: bool, target: Range
 ) -> int:

@@ -23,6 +23,12 @@ def _verify_integer_only() -> type[ModulePass]:
     return VerifyIntegerOnlyPass
 
 
+def _range_analysis() -> type[ModulePass]:
+    from qvit.transforms.range_analysis import RangeAnalysisPass
+
+    return RangeAnalysisPass
+
+
 def _lower_to_linalg() -> type[ModulePass]:
     from qvit.transforms.lower_to_linalg import LowerToLinalgPass
 
@@ -34,6 +40,7 @@ UNIVERSE = Universe(
     all_passes={
         "delay-dequant": _delay_dequant,
         "verify-integer-only": _verify_integer_only,
+        "range-analysis": _range_analysis,
         "lower-to-linalg": _lower_to_linalg,
     },
 )

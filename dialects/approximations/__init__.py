@@ -1,6 +1,7 @@
 """Integer approximations of softmax, elementwise functions and layer normalisation: a file each, NumPy alone.
 
-`base` says what an approximation states. The three tables are the names that passes and tools know.
+`base` says what an approximation states. The three tables have them by the names that passes and tools know: those of the
+attributes, with dashes.
 """
 
 from qvit.dialects.approximations.base import (
@@ -26,12 +27,21 @@ SOFTMAX: dict[str, type[SoftmaxApproximation]] = {
     "bit-softmax-published": BitSoftmaxPublished,
     "ita": Ita,
 }
-FUNCTION: dict[str, type[FunctionApproximation]] = {"table": Table, "poly-gelu": PolyGelu, "ita-gelu": ItaGelu}
+"""Softmax."""
+
+FUNCTION: dict[str, type[FunctionApproximation]] = {
+    "table": Table,
+    "poly-gelu": PolyGelu,
+    "ita-gelu": ItaGelu,
+}
+"""Functions of each element."""
+
 LAYER_NORM: dict[str, type[LayerNormApproximation]] = {
     "ln": Ln,
     "ptf-layernorm": PtfLayerNorm,
     "ptf-layernorm-published": PtfLayerNormPublished,
 }
+"""Layer normalisation."""
 
 APPROXIMATIONS: tuple[type[Approximation], ...] = (*SOFTMAX.values(), *FUNCTION.values(), *LAYER_NORM.values())
 """All of them; each has an attribute `#qvit.<name>`."""

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 
-from qvit.dialects.semantics.integers import Array, Int64, IntType
+from qvit.dialects.semantics.integers import Array, Int64, IntType, widen
 
 Interval: TypeAlias = tuple[int, int]
 """(lowest, highest), both reached or not."""
@@ -84,7 +84,7 @@ class Approximation(ABC):
     def of(cls, parameters: Mapping[str, int]) -> Self:
         """The approximation with these fields; ValueError where they are not its own or out of range."""
         if set(parameters) != set(cls.parameter_names()):
-            expected, found = ", ".join(cls.parameter_names()), ", ".join(parameters) or "none"
+            expected, found = (", ".join(names) or "none" for names in (cls.parameter_names(), parameters))
             raise ValueError(f"{cls.name}: expected the parameters {expected}; found {found}")
         return cls(**parameters)
 
@@ -112,6 +112,9 @@ class SoftmaxApproximation(Approximation):
     def preferred_scale(cls, scale: Fraction) -> Fraction:
         """The scale that the scores should have in the place of `scale`: this one, unless only some will do."""
         return scale
+
+    late: ClassVar[bool] = False
+    """Whether there is a second result, the row sums [..., 1]: the probability is scale * first / second."""
 
     @classmethod
     @abstractmethod
@@ -147,9 +150,13 @@ class FunctionSpec:
 
 @dataclass(frozen=True)
 class FunctionApproximation(Approximation):
-    """A function of each element; where `rowwise`, the result also depends on the other elements of the last axis."""
+    """A function of each element."""
 
     rowwise: ClassVar[bool] = False
+    """Whether the result also depends on the other elements of the last axis."""
+    centred: ClassVar[bool] = False
+    """Whether `apply` takes x - zero point, which the operation subtracts; otherwise x itself, with the zero point of its
+    codes in the constants."""
 
     @classmethod
     @abstractmethod
@@ -224,6 +231,22 @@ def require_options(options: Mapping[str, Any], *known: str) -> None:
     """RangeError for an option that an approximation does not take."""
     unknown = sorted(set(options) - set(known))
     require(not unknown, f"unknown options {', '.join(unknown)}; known are {', '.join(known) or 'none'}")
+
+
+def from_maximum(x: Int64, mask: Array | None) -> tuple[Int64, Array]:
+    """(d, keep): by how much each entry is below its row's maximum, of those that take part; 0 where it takes none."""
+    if mask is None:
+        return x.max(-1, keepdims=True) - x, np.ones((), bool)
+    keep = np.broadcast_to(mask != 0, x.shape)
+    top = np.where(keep, x, x.min(-1, keepdims=True)).max(-1, keepdims=True)
+    return np.where(keep, top - x, 0), keep
+
+
+def look_up(table: Array, index: Int64) -> Int64:
+    """table[index] as int64; IndexError below 0 too."""
+    if index.size and index.min() < 0:
+        raise IndexError(f"a table of {len(table)} has no entry {index.min()}")
+    return widen(table)[index]
 
 
 def bit_length(x: Int64) -> Int64:

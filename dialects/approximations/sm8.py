@@ -16,6 +16,8 @@ from qvit.dialects.approximations.base import (
     SoftmaxApproximation,
     SoftmaxSpec,
     bit_length,
+    from_maximum,
+    look_up,
     require,
     require_options,
 )
@@ -28,17 +30,17 @@ _ONE = 65535
 def _table(spec: SoftmaxSpec) -> Array:
     """round(65535 e^(-S d)) for d = 0..255."""
     codes = spec.scores.type
+    require(spec.scores.scale > 0, f"the scale of scores must be positive, found {float(spec.scores.scale):.4g}")
     require(codes.bits <= 8, f"scores of at most 8 bits are expected, found {codes}: requantize them, or use sw")
     return np.floor(_ONE * np.exp(-float(spec.scores.scale) * np.arange(256)) + 0.5).astype(np.int64)
 
 
-def _exponentials(x: Int64, table: Array, mask: Array | None) -> Int64:
-    """table[row maximum - x], 0 where the mask is 0. A row without any entry is all 0."""
-    if mask is None:
-        return widen(table)[x.max(-1, keepdims=True) - x]
-    keep = np.broadcast_to(mask != 0, x.shape)
-    top = np.where(keep, x, x.min(-1, keepdims=True)).max(-1, keepdims=True)
-    return np.where(keep, widen(table)[np.where(keep, top - x, 0)], 0)
+def _exponentials(x: Int64, table: Array, mask: Array | None) -> tuple[Int64, Int64]:
+    """(E, sum E): table[row maximum - x], 0 where the mask is 0. The sum of a row without any entry counts as 65535."""
+    d, keep = from_maximum(x, mask)
+    e = np.where(keep, look_up(table, d), 0)
+    total = e.sum(-1, keepdims=True)
+    return e, np.where(total == 0, _ONE, total)
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,9 @@ class _TableSoftmax(SoftmaxApproximation):
         require(table[0] >= _ONE - 1, f"the table starts with {table[0]}, expected 65534 or 65535 for e^0")
         require((np.diff(widen(table)) <= 0).all(), "the table must not increase")
         require(table[-1] >= 0, "the table must not be negative")
+        word = IntType(31 if self.late else 32, False)
+        total = _ONE * length
+        require(total <= word.hi, f"the sum of {length} exponentials reaches {total}, beyond {word.bits} bits: use sw")
 
 
 @dataclass(frozen=True)
@@ -78,27 +83,27 @@ class Sm8(_TableSoftmax):
     @classmethod
     def build(cls, spec: SoftmaxSpec, **options: int) -> Built:
         require_options(options)
-        return Built(cls(255), ((_table(spec), IntType(16, False)),), (IntType(8, False),), np.array(1 / 255))
+        wanted = spec.output.type if spec.output is not None else IntType(8, False)
+        result = wanted if wanted.bits <= 8 else IntType(8, False)
+        return Built(cls(result.hi), ((_table(spec), IntType(16, False)),), (result,), np.array(1 / result.hi))
 
     def apply(
         self, x: Int64, tables: Sequence[Array], mask: Array | None, results: Sequence[IntType]
     ) -> tuple[Array, ...]:
-        e = _exponentials(x, tables[0], mask)
-        total = np.maximum(e.sum(-1, keepdims=True), 1)
-        n = np.maximum(bit_length(total), 10)  # below 10 only where a row has no entry
+        e, total = _exponentials(x, tables[0], mask)
+        n = np.maximum(bit_length(total), 10)  # a table that `check` accepts makes it at least 16
         reciprocal = ((self.top << (n + 7)) + (total >> 1)) // total
         # by nested floors (e R >> 16) rounded at n - 9 bits is e R rounded at n + 7 bits
         return (fit(((((e * reciprocal) >> 16) >> (n - 10)) + 1) >> 1, results[0]),)
 
     def intermediates(self, codes: Interval, length: int, tables: Sequence[Array]) -> dict[str, Interval]:
-        lowest = int(tables[0][codes[1] - codes[0]])
         total = _ONE * length
-        # R < 2 top 2^7 (1 + 2^-15) as total >= 2^(n - 1); e <= total makes y <= top
-        reciprocal = (self.top << 8) + 1
+        # total >= 2^(n - 1), so R <= floor(top 2^8 + 1/2); e R <= top 2^(n + 7) + total / 2, so y <= top
+        reciprocal = self.top << 8
         return {
-            "e": (lowest, _ONE),
+            "e": (0, _ONE),
             "sum": (_ONE - 1, total),
-            "dividend": (0, (self.top << (total.bit_length() + 7)) + total),
+            "dividend": (0, (self.top << (total.bit_length() + 7)) + (total >> 1)),
             "reciprocal": (0, reciprocal),
             "product": (0, _ONE * reciprocal),
             "y": (0, self.top),
@@ -115,7 +120,9 @@ class Sm8Late(_TableSoftmax):
     """
 
     name: ClassVar[str] = "sm8_late"
+    late: ClassVar[bool] = True
     source: ClassVar[str] = "exact table, division behind the product with the values"
+    late: ClassVar[bool] = True
 
     def verify(self) -> None:
         """It has no fields."""
@@ -129,10 +136,8 @@ class Sm8Late(_TableSoftmax):
     def apply(
         self, x: Int64, tables: Sequence[Array], mask: Array | None, results: Sequence[IntType]
     ) -> tuple[Array, ...]:
-        e = _exponentials(x, tables[0], mask)
-        total = np.maximum(e.sum(-1, keepdims=True), 1)
+        e, total = _exponentials(x, tables[0], mask)
         return fit((e - (e >> 8) + 128) >> 8, results[0]), fit(total, results[1])
 
     def intermediates(self, codes: Interval, length: int, tables: Sequence[Array]) -> dict[str, Interval]:
-        lowest = int(tables[0][codes[1] - codes[0]])
-        return {"e": (lowest, _ONE), "y": ((lowest - (lowest >> 8) + 128) >> 8, 255), "sum": (_ONE - 1, _ONE * length)}
+        return {"e": (0, _ONE), "y": (0, 255), "sum": (_ONE - 1, _ONE * length)}

@@ -11,6 +11,7 @@ from qvit.dialects.approximations.base import (
     FunctionApproximation,
     FunctionSpec,
     Interval,
+    look_up,
     require,
     require_options,
 )
@@ -52,7 +53,7 @@ class Table(FunctionApproximation):
 
     def apply(self, x: Int64, tables: Sequence[Array], result: IntType) -> Array:
         (table,) = tables
-        return fit(np.take(table, x - self.lowest), result)
+        return fit(look_up(table, x - self.lowest), result)
 
     def intermediates(self, codes: Interval, tables: Sequence[Array], result: IntType) -> dict[str, Interval]:
         (table,) = tables

@@ -29,8 +29,8 @@ from qvit.dialects.approximations.base import (
     SoftmaxApproximation,
 )
 from qvit.dialects.attributes import ZeroPointAttr
-from qvit.dialects.ops.checks import require, require_element, require_in_range, require_integer, require_shape
-from qvit.dialects.types import BOOLEAN, broadcast_shapes, shape_of
+from qvit.dialects.ops.checks import require, require_in_range, require_integer, require_mask, require_shape
+from qvit.dialects.types import shape_of
 
 
 class ApproximatedOp(IRDLOperation, ABC):
@@ -76,6 +76,9 @@ class IntSoftmaxOp(ApproximatedOp):
     FAMILY: ClassVar[type[Approximation]] = SoftmaxApproximation
     WHAT: ClassVar[str] = "softmax"
 
+    # again, for those of a base come behind a class's own, and the mask shall be last
+    input = operand_def(TensorType)
+    tables = var_operand_def(TensorType)
     mask = opt_operand_def(TensorType)
     outputs = var_result_def(TensorType)
 
@@ -105,14 +108,17 @@ class IntSoftmaxOp(ApproximatedOp):
         self._verify_family()
         shape = shape_of(self.input)
         require(len(shape) >= 1, "input: expected at least one dimension, found a scalar")
-        require(len(self.outputs) in (1, 2), f"results: expected one or two, found {len(self.outputs)}")
-        for result, expected in zip(self.outputs, (shape, (*shape[:-1], 1)), strict=False):
+        approximation = self.approximation.data
+        assert isinstance(approximation, SoftmaxApproximation)
+        shapes = (shape, (*shape[:-1], 1))[: 1 + approximation.late]
+        require(
+            len(self.outputs) == len(shapes),
+            f"results: {approximation.name} has {len(shapes)}, found {len(self.outputs)}",
+        )
+        for result, expected in zip(self.outputs, shapes, strict=True):
             require_integer("result", result)
             require_shape(result, expected)
-        if self.mask is not None:
-            require_element("mask", self.mask, BOOLEAN)
-            broadcast = broadcast_shapes(shape_of(self.mask), shape)
-            require(broadcast == shape, f"mask: {shape_of(self.mask)} does not broadcast to {shape}")
+        require_mask(self.mask, self.input)
 
 
 @irdl_op_definition
@@ -156,6 +162,9 @@ class IntFunctionOp(ApproximatedOp):
 
     def verify_(self) -> None:
         self._verify_family()
+        found = self.approximation.data
+        assert isinstance(found, FunctionApproximation)
+        require(not found.rowwise or len(shape_of(self.input)) >= 1, f"input: {found.name} takes rows, found a scalar")
         require_integer("result", self.result)
         require_shape(self.result, shape_of(self.input))
         if self.input_zero_point is not None:
@@ -196,6 +205,7 @@ class IntLayerNormOp(ApproximatedOp):
 
     def verify_(self) -> None:
         self._verify_family()
+        require(len(shape_of(self.input)) >= 1, "input: expected at least one dimension, found a scalar")
         require_integer("result", self.result)
         require_shape(self.result, shape_of(self.input))
         channels = shape_of(self.input)[-1:]

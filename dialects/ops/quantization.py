@@ -7,11 +7,21 @@ from xdsl.irdl import (
     IRDLOperation,
     irdl_op_definition,
     operand_def,
+    opt_operand_def,
     opt_prop_def,
     prop_def,
     result_def,
     traits_def,
 )
+from xdsl.irdl.declarative_assembly_format import (
+    CustomDirective,
+    ParsingState,
+    PrintingState,
+    TypeDirective,
+    irdl_custom_directive,
+)
+from xdsl.parser import Parser
+from xdsl.printer import Printer
 from xdsl.traits import Pure
 
 from qvit.dialects.attributes import (
@@ -26,10 +36,11 @@ from qvit.dialects.attributes import (
     verify_axis,
 )
 from qvit.dialects.ops.checks import require, require_float, require_in_range, require_integer, require_shape
-from qvit.dialects.semantics.integers import Rounding
-from qvit.dialects.types import shape_of, tensor_type
+from qvit.dialects.semantics.integers import IntType, Rounding
+from qvit.dialects.types import broadcast_shapes, shape_of, tensor_type
 
 HALF_EVEN = RoundingAttr(Rounding.HALF_EVEN)
+DIVISORS = (IntType(32), IntType(32, False), IntType(64))
 
 
 def _verify_zero_point(name: str, zero_point: ZeroPointAttr, operand: SSAValue) -> None:
@@ -113,12 +124,46 @@ class DequantizeOp(IRDLOperation):
         self.params.verify_on(tensor_type(self.input), "input")
 
 
+@irdl_custom_directive
+class InputAndDivisor(CustomDirective):
+    """The type of the input, or, where there is a divisor, both in parentheses."""
+
+    input: TypeDirective
+    divisor: TypeDirective
+
+    def parse(self, parser: Parser, state: ParsingState) -> None:
+        if parser.parse_optional_punctuation("("):
+            self.input.parse(parser, state)
+            parser.parse_punctuation(",")
+            self.divisor.inner.parse_single_type(parser, state)
+            parser.parse_punctuation(")")
+        else:
+            self.input.parse(parser, state)
+            self.divisor.set_empty(state)
+
+    def print(self, printer: Printer, state: PrintingState, op: IRDLOperation) -> None:
+        types = [*self.input.get(op), *self.divisor.get(op)]
+        state.print_whitespace(printer)
+        if len(types) == 1:
+            printer.print_attribute(types[0])
+        else:
+            with printer.in_parens():
+                printer.print_list(types, printer.print_attribute)
+
+
 @irdl_op_definition
 class RequantizeOp(IRDLOperation, HasFolderInterface):
     """Codes to codes of another scale: y = saturate(round((x - input_zero_point) * factor) + zero_point), exactly.
 
     The factor has three forms: `#qvit.real<0.02 / 0.05>`, the exact real number; `#qvit.dyadic<m, shift>`, m / 2^shift;
     `#qvit.pot<shift>`, 2^-shift. Vectors lie along `axis`.
+
+    `qvit.requantize %x by ... divided_by %z ... : (tensor<3x17x32xi32>, tensor<3x17x1xi32>) -> tensor<3x17x32xi8>` also
+    divides by positive integers, such as the row sums of a softmax; z is i32, ui32 or i64, and broadcasts against x. By
+    a real factor f that is y = saturate(round((x - input_zero_point) * f / z) + zero_point), exactly. By a dyadic one it
+    is one integer division for each z, of bit length n: y = saturate(round((x - input_zero_point) * R / 2^(shift + n - 1))
+    + zero_point) with R = floor(m * 2^(n-1) / z), of |m| where m < 0; R is off by less than 2^-29 relative if
+    2^30 <= |m|. `pot<shift>` stands for `dyadic<2^30, shift + 30>`.
 
     ```mlir
     %y = qvit.requantize %x by #qvit.dyadic<1518500250, 39> zero_point <3> : tensor<17x96xi32> -> tensor<17x96xi8>
@@ -128,6 +173,7 @@ class RequantizeOp(IRDLOperation, HasFolderInterface):
     name = "qvit.requantize"
 
     input = operand_def(TensorType)
+    divisor = opt_operand_def(TensorType)
     form = prop_def(RealAttr | DyadicAttr | PotAttr)
     input_zero_point = opt_prop_def(ZeroPointAttr)
     zero_point = opt_prop_def(ZeroPointAttr)
@@ -137,9 +183,12 @@ class RequantizeOp(IRDLOperation, HasFolderInterface):
 
     traits = traits_def(Pure())
 
+    custom_directives = (InputAndDivisor,)
+
     assembly_format = (
-        "$input `by` $form (`input_zero_point` $input_zero_point^)? (`zero_point` $zero_point^)? (`axis` $axis^)?"
-        " (`rounding` $rounding^)? attr-dict `:` type($input) `->` type($result)"
+        "$input `by` $form (`divided_by` $divisor^)? (`input_zero_point` $input_zero_point^)?"
+        " (`zero_point` $zero_point^)? (`axis` $axis^)? (`rounding` $rounding^)?"
+        " attr-dict `:` custom<InputAndDivisor>(type($input), type($divisor)) `->` type($result)"
     )
 
     def __init__(
@@ -150,11 +199,12 @@ class RequantizeOp(IRDLOperation, HasFolderInterface):
         zero_points: tuple[ZeroPointAttr, ZeroPointAttr] = (ZeroPointAttr.of(0), ZeroPointAttr.of(0)),
         axis: int | None = None,
         rounding: Rounding = Rounding.HALF_EVEN,
+        divisor: SSAValue | None = None,
     ) -> None:
         before, after = (None if z.number == 0 else z for z in zero_points)
         varies = any(p is not None and p.length is not None for p in (form, before, after))
         super().__init__(
-            operands=[input],
+            operands=[input, divisor],
             properties={
                 "form": form,
                 "input_zero_point": before,
@@ -181,10 +231,18 @@ class RequantizeOp(IRDLOperation, HasFolderInterface):
             _verify_zero_point("input", self.input_zero_point, self.input)
         if self.zero_point:
             _verify_zero_point("result", self.zero_point, self.result)
+        if self.divisor is not None:
+            found = require_integer("divisor", self.divisor)
+            require(found in DIVISORS, f"divisor: expected elements of type i32, ui32 or i64, found {found}")
+            shape = shape_of(self.input)
+            require(
+                broadcast_shapes(shape_of(self.divisor), shape) == shape,
+                f"divisor: expected a shape that broadcasts to {shape}, found {shape_of(self.divisor)}",
+            )
 
     def fold(self) -> list[SSAValue | Attribute] | None:
         """x => x where nothing changes: factor 1, equal zero points, equal types. bit-exact."""
-        one = self.form in (RealAttr(ScaleAttr.of()), PotAttr.of(0))
+        one = self.form in (RealAttr(ScaleAttr.of()), PotAttr.of(0)) and self.divisor is None
         if one and self.input_zero_point == self.zero_point and self.input.type == self.result.type:
             return [self.input]
         return None
@@ -194,8 +252,8 @@ class RequantizeOp(IRDLOperation, HasFolderInterface):
 class AddRequantOp(IRDLOperation):
     """The residual add on codes: y = saturate(round(f_a (a - z_a) + f_b (b - z_b)) + zero_point), exactly.
 
-    f_a and f_b are dyadic or powers of two. With `round_each` both terms are rounded before they are added (I-ViT),
-    else their exact sum is rounded once.
+    f_a and f_b have the forms of requantize's factor; real ones are legal until they are lowered. With `round_each` both
+    terms are rounded before they are added (I-ViT), else their exact sum is rounded once.
 
     ```mlir
     %y = qvit.add_requant %a by #qvit.dyadic<3, 2>, %b by #qvit.pot<1> : (tensor<17x96xi16>, tensor<17x96xi16>) -> tensor<17x96xi16>
@@ -206,8 +264,8 @@ class AddRequantOp(IRDLOperation):
 
     lhs = operand_def(TensorType)
     rhs = operand_def(TensorType)
-    lhs_form = prop_def(DyadicAttr | PotAttr)
-    rhs_form = prop_def(DyadicAttr | PotAttr)
+    lhs_form = prop_def(RealAttr | DyadicAttr | PotAttr)
+    rhs_form = prop_def(RealAttr | DyadicAttr | PotAttr)
     lhs_zero_point = opt_prop_def(ZeroPointAttr)
     rhs_zero_point = opt_prop_def(ZeroPointAttr)
     zero_point = opt_prop_def(ZeroPointAttr)
@@ -227,9 +285,9 @@ class AddRequantOp(IRDLOperation):
     def __init__(
         self,
         lhs: SSAValue,
-        lhs_form: DyadicAttr | PotAttr,
+        lhs_form: Form,
         rhs: SSAValue,
-        rhs_form: DyadicAttr | PotAttr,
+        rhs_form: Form,
         element: Attribute,
         zero_points: tuple[int, int, int] = (0, 0, 0),
         rounding: Rounding = Rounding.HALF_EVEN,

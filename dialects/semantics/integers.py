@@ -103,16 +103,42 @@ def multiply(a: Array, b: Array) -> Array:
     return np.asarray(a.astype(object) * b.astype(object), object)
 
 
-def round_shift(x: Array, shift: Array, rounding: Rounding) -> Array:
-    """round(x / 2^shift), exactly; a negative shift multiplies. x is int64 or object, shift broadcasts against it."""
+def round_shift(x: Array, shift: Array, rounding: Rounding, bound: int | None = None) -> Array:
+    """round(x / 2^shift), exactly; a negative shift multiplies. x is int64 or object, shift broadcasts against it.
+
+    bound: a number that |x| is known not to exceed; without it, x is searched for its largest.
+    """
     shift = np.asarray(shift, np.int64)
-    left, right = np.maximum(-shift, 0), np.maximum(shift, 0)
-    if right.max(initial=0) > 62 or magnitude(x) << int(left.max(initial=0)) >= 1 << 63:
-        x, left, right = x.astype(object), left.astype(object), right.astype(object)
-    x = x << left
-    quotient = x >> right
-    # Twice the remainder against 2^shift: comparing cannot overflow (2 * remainder < 2^63), adding a half could.
-    twice, one = (x - (quotient << right)) << 1, (right * 0 + 1) << right
+    bound = magnitude(x) if bound is None else bound
+    if (furthest := int(shift.min(initial=0))) < 0:
+        left, bound, shift = np.maximum(-shift, 0), bound << -furthest, np.maximum(shift, 0)
+        x = (x if bound < 1 << 63 else x.astype(object)) << left
+    if shift.max(initial=0) > 62 and min(bound, magnitude(x)) < 1 << 61:
+        shift = np.minimum(shift, 62)  # quotients by 2^62 and more lie within 1/2 of 0: all round alike
+    if x.dtype == object or bound + (1 << int(shift.max(initial=0))) >= 1 << 63:
+        return _round_shift_wide(x, shift, rounding)
+    # Floors of shifted numbers. A shift of 0 leaves nothing to round: there one and half are 0.
+    one = (shift > 0).astype(np.int64)
+    half = (one << shift) >> 1
+    match rounding:
+        case Rounding.HALF_EVEN:  # up from a tie where the quotient is odd
+            x = x + (half - one) + ((x >> shift) & one)
+        case Rounding.HALF_UP:
+            x = x + half
+        case Rounding.HALF_AWAY:  # up from a tie where x is not negative
+            x = x + half + ((x >> 63) & -one)
+        case Rounding.FLOOR:
+            pass
+    return np.asarray(x >> shift)
+
+
+def _round_shift_wide(x: Array, shift: Array, rounding: Rounding) -> Array:
+    """`round_shift`, shift not negative, where adding a half could overflow: the remainder decides instead."""
+    if x.dtype == object or shift.max(initial=0) > 62:
+        x, shift = x.astype(object), shift.astype(object)
+    quotient = x >> shift
+    # Twice the remainder against 2^shift: comparing cannot overflow (2 * remainder < 2^63).
+    twice, one = (x - (quotient << shift)) << 1, (shift * 0 + 1) << shift
     match rounding:
         case Rounding.HALF_EVEN:
             up = (twice > one) | ((twice == one) & ((quotient & 1) == 1))

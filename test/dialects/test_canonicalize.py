@@ -117,6 +117,14 @@ def check(body: Sequence[str] | str, left: list[str]) -> ModuleOp:
         ("%y = qvit.requantize %a by #qvit.pot<0> zero_point <1> : tensor<9xi8> -> tensor<9xi8>", ["requantize"]),
         ("%y = qvit.requantize %a by #qvit.pot<0> input_zero_point <1> : tensor<9xi8> -> tensor<9xi8>", ["requantize"]),
         (
+            "%y = qvit.requantize %a by #qvit.pot<0> divided_by %b : (tensor<9xi32>, tensor<1xi32>) -> tensor<9xi32>",
+            ["requantize"],
+        ),
+        (
+            "%y = qvit.requantize %a by #qvit.real<1.0> divided_by %b : (tensor<9xi32>, tensor<1xi32>) -> tensor<9xi32>",
+            ["requantize"],
+        ),
+        (
             "%y = qvit.requantize %a by #qvit.pot<0> input_zero_point <[1, 2]> zero_point <[1, 2]> axis 0"
             " : tensor<2xi8> -> tensor<2xi8>",
             [],

@@ -3,6 +3,7 @@
 import operator
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -181,6 +182,17 @@ def test_round_shift_beyond_62(mode: Rounding) -> None:
     extremes = [*I64, 0, 1, -1, 1 << 62, -(1 << 62)]
     for shift in (62, 63, 64, 65):
         check_round_shift(extremes, [shift] * len(extremes), mode)
+
+
+@MODES
+def test_round_shift_within_a_bound(mode: Rounding) -> None:
+    """A bound that is known changes nothing, up to where adding a half leaves 64 bits."""
+    for bits, shift in product((0, 1, 30, 60, 61, 62), (0, 1, 2, 31, 60, 61, 62, 63, 80)):
+        top = 1 << bits
+        x = [sign * v for sign in (1, -1) for v in {0, 1, top // 3, top // 2, top - 1, top}]
+        expected = [oracle.rounded(n * oracle.dyadic(1, shift), mode) for n in x]
+        for bound in (top, top + 1, (1 << 63) - 1):
+            assert round_shift(np.array(x), np.array(shift), mode, bound).tolist() == expected
 
 
 @MODES

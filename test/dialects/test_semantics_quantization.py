@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from qvit.dialects.semantics.integers import IntType, Rounding
 from qvit.dialects.semantics.quantization import (
     add_requant,
+    add_requant_real,
     along,
     dequantize,
     quantize,
+    reciprocal,
     requantize_dyadic,
     requantize_pot,
     requantize_real,
@@ -418,6 +420,145 @@ def test_requantize_by_a_factor_beyond_floats() -> None:
     check_requantize([-5, 0, 5], I8, Fraction(10) ** 400, 0, 0, Rounding.FLOOR, I8)
 
 
+# --- requantize with a divisor ---
+
+
+def check_divided(
+    pairs: list[tuple[int, int]],
+    source: IntType,
+    divisors: IntType,
+    form: tuple[int, int],
+    zero_points: tuple[int, int],
+    mode: Rounding,
+    result: IntType,
+) -> None:
+    """pairs: (code, divisor). The form dyadic, over the reals, and, for multiplier 1, pot."""
+    multiplier, shift = form
+    x, z = np.array([p[0] for p in pairs], source.dtype), np.array([p[1] for p in pairs], divisors.dtype)
+    zeros, to = (np.array(zero_points[0]), np.array(zero_points[1])), limits(result)
+
+    def expected(multiplier: int, shift: int) -> list[int]:
+        return [oracle.requantize(n, oracle.reciprocal(multiplier, shift, d), *zero_points, mode, to) for n, d in pairs]
+
+    found = requantize_dyadic(x, np.array(multiplier), np.array(shift), zeros, mode, result, z)
+    check(found, expected(multiplier, shift), result)
+    factor = oracle.dyadic(multiplier, shift)
+    real = [oracle.requantize(n, factor / d, *zero_points, mode, to) for n, d in pairs]
+    check(requantize_real(x, [factor], None, zeros, mode, result, z), real, result)
+    if multiplier == 1:
+        check(requantize_pot(x, np.array(shift), zeros, mode, result, z), expected(2**30, shift + 30), result)
+
+
+@MODES
+@pytest.mark.parametrize("form", [(2**31 - 1, 33), (2**30, 30), (-1518500250, 31), (3, 1), (1, 0), (0, 5), (1, 2)])
+def test_divided_all_bytes(form: tuple[int, int], mode: Rounding) -> None:
+    divisors = [1, 2, 3, 5, 7, 8, 15, 16, 17, 255, 2**24 - 1, 2**24, 2**31 - 1]
+    pairs = list(product(range(-128, 128), divisors))
+    for zero_points, result in product([(0, 0), (127, -3)], [I8, I16]):
+        check_divided(pairs, I8, I32, form, zero_points, mode, result)
+
+
+DIVISORS = st.sampled_from([I32, UI32, I64]).flatmap(
+    lambda t: st.tuples(st.just(t), st.integers(1, t.hi) | st.integers(0, t.bits - 2).map(lambda k: 1 << k))
+)
+
+
+@given(requantizations(), MULTIPLIERS, st.integers(0, 62), DIVISORS, st.integers(-1, 1))
+def test_divided_wide(
+    case: tuple[list[int], IntType, tuple[int, int], Rounding, IntType],
+    multiplier: int,
+    shift: int,
+    divisor: tuple[IntType, int],
+    beside: int,
+) -> None:
+    x, source, zero_points, mode, result = case
+    divisors, z = divisor
+    z = min(max(z + beside, 1), divisors.hi)
+    check_divided([(n, z) for n in x], source, divisors, (multiplier, shift), zero_points, mode, result)
+
+
+@given(requantizations(), st.integers(-31, 62), DIVISORS)
+def test_divided_powers_of_two(
+    case: tuple[list[int], IntType, tuple[int, int], Rounding, IntType], shift: int, divisor: tuple[IntType, int]
+) -> None:
+    x, source, zero_points, mode, result = case
+    check_divided([(n, divisor[1]) for n in x], source, divisor[0], (1, shift), zero_points, mode, result)
+
+
+@given(requantizations(), FACTORS, DIVISORS)
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
+def test_divided_real(
+    case: tuple[list[int], IntType, tuple[int, int], Rounding, IntType],
+    factor: Fraction,
+    divisor: tuple[IntType, int],
+) -> None:
+    x, source, zero_points, mode, result = case
+    array, zeros = np.array(x, source.dtype), (np.array(zero_points[0]), np.array(zero_points[1]))
+    expected = [oracle.requantize(n, factor / divisor[1], *zero_points, mode, limits(result)) for n in x]
+    z = np.array(divisor[1], divisor[0].dtype)
+    check(requantize_real(array, [factor], None, zeros, mode, result, z), expected, result)
+
+
+@MODES
+def test_divided_on_and_beside_every_tie(mode: Rounding) -> None:
+    """Real quotients that are ties, or off by less than any float can tell."""
+    for z, k in product([3, 7, 2**20 + 1, 2**31 - 1], range(-6, 7)):
+        for off in (0, Fraction(1, 10**30), -Fraction(1, 10**30)):
+            factor = Fraction(2 * k + 1, 2) * z / 5 + off
+            expected = [oracle.requantize(n, factor / z, 0, 0, mode, limits(I16)) for n in (5, -5)]
+            found = requantize_real(np.array([5, -5]), [factor], None, ZERO, mode, I16, np.array([z]))
+            check(found, expected, I16)
+
+
+@MODES
+def test_divided_rows(mode: Rounding) -> None:
+    """A divisor for each row, a factor for each column, and two batches."""
+    x = np.arange(-60, 60).reshape(2, 5, 12).astype(np.int32) * 7919
+    z = np.array([[[1], [2], [3], [1000], [65535]], [[7], [8], [9], [10], [11]]])
+    multipliers, shifts = [(-1) ** j * (2**30 + 3**j) for j in range(12)], [30 + j % 3 for j in range(12)]
+    m, s = along(np.array(multipliers), 2, 3), along(np.array(shifts), 2, 3)
+    exact = oracle.build(
+        x.shape,
+        lambda b, i, j: oracle.requantize(
+            int(x[b, i, j]),
+            oracle.reciprocal(multipliers[j], shifts[j], int(z[b, i, 0])),
+            3,
+            -5,
+            mode,
+            limits(I8),
+        ),
+    )
+    assert requantize_dyadic(x, m, s, (np.array(3), np.array(-5)), mode, I8, z).tolist() == exact
+    factors = [oracle.dyadic(a, b) for a, b in zip(multipliers, shifts, strict=True)]
+    real = oracle.build(
+        x.shape,
+        lambda b, i, j: oracle.requantize(int(x[b, i, j]), factors[j] / int(z[b, i, 0]), 3, -5, mode, limits(I8)),
+    )
+    assert requantize_real(x, factors, 2, (np.array(3), np.array(-5)), mode, I8, z).tolist() == real
+
+
+@given(st.integers(2**30, 2**31 - 1), DIVISORS)
+def test_reciprocals_have_30_bits(multiplier: int, divisor: tuple[IntType, int]) -> None:
+    number, k = (int(v) for v in reciprocal(np.array(multiplier), np.array(divisor[1])))
+    exact = Fraction(multiplier, divisor[1]) * 2**k
+    assert 2**29 <= number < 2**31
+    assert number <= exact
+    assert (exact - number) * 2**29 < exact
+
+
+@pytest.mark.parametrize("divisor", [[3, 0], [3, -1]])
+def test_divisors_are_positive(divisor: list[int]) -> None:
+    x, z, one = np.zeros((2, 1), np.int32), np.array(divisor), np.array(1)
+    message = f"^a divisor must be positive, found {divisor[1]}$"
+    for call in (
+        lambda: requantize_dyadic(x, one, one, ZERO, Rounding.HALF_UP, I8, z),
+        lambda: requantize_pot(x, one, ZERO, Rounding.HALF_UP, I8, z),
+        lambda: requantize_real(x, [Fraction(1)], None, ZERO, Rounding.HALF_UP, I8, z),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
 # --- add_requant ---
 
 
@@ -444,6 +585,34 @@ def check_add(
         result,
     )
     f_a, f_b = oracle.dyadic(m_a, s_a), oracle.dyadic(m_b, s_b)
+    expected = [
+        oracle.add_requant([(x, z_a, f_a), (y, z_b, f_b)], z, mode, round_each, limits(result)) for x, y in pairs
+    ]
+    check(found, expected, result)
+    check_add_real(pairs, source, (f_a, f_b), zero_points, mode, round_each, result)
+
+
+def check_add_real(
+    pairs: list[tuple[int, int]],
+    source: IntType,
+    factors: tuple[Fraction, Fraction],
+    zero_points: tuple[int, int, int],
+    mode: Rounding,
+    round_each: bool,
+    result: IntType,
+) -> None:
+    z_a, z_b, z = zero_points
+    f_a, f_b = factors
+    found = add_requant_real(
+        np.array([p[0] for p in pairs], source.dtype),
+        np.array([p[1] for p in pairs], source.dtype),
+        ([f_a], [f_b]),
+        (None, None),
+        (np.array(z_a), np.array(z_b), np.array(z)),
+        mode,
+        round_each,
+        result,
+    )
     expected = [
         oracle.add_requant([(x, z_a, f_a), (y, z_b, f_b)], z, mode, round_each, limits(result)) for x, y in pairs
     ]
@@ -524,6 +693,72 @@ def test_add_requant_largest_terms(round_each: bool) -> None:
         z = -(2**31) if sign == 1 else 2**31 - 1
         pairs = [(sign * (2**31 - 1), sign * (2**31 - 1))]
         check_add(pairs, I32, (largest, largest), (z, z, 0), Rounding.FLOOR, round_each, I8)
+
+
+@MODES
+@pytest.mark.parametrize("round_each", [True, False])
+def test_add_requant_real_ties(round_each: bool, mode: Rounding) -> None:
+    """Factors of which only the sum of products is a tie, or lies beside one by less than floats can tell."""
+    pairs = list(product(range(-8, 8), repeat=2))
+    third, off = Fraction(1, 3), Fraction(1, 10**40)
+    for factors in [
+        (third, third / 2),
+        (third + off, third / 2),
+        (third, third / 2 - off),
+        (third, -third),
+        (-off, off),
+    ]:
+        check_add_real(pairs, I4, factors, (0, 0, 0), mode, round_each, I8)
+        check_add_real(pairs, I4, factors, (1, -2, 3), mode, round_each, I4)
+
+
+@given(
+    st.sampled_from([I8, I16, I32, UI32, I64]),
+    st.sampled_from([I8, UI16, I32, I64]),
+    st.tuples(FACTORS, FACTORS),
+    st.sampled_from(Rounding),
+    st.booleans(),
+    st.data(),
+)
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
+def test_add_requant_real_wide(
+    source: IntType,
+    result: IntType,
+    factors: tuple[Fraction, Fraction],
+    mode: Rounding,
+    round_each: bool,
+    data: st.DataObject,
+) -> None:
+    pairs = data.draw(st.lists(st.tuples(codes(source), codes(source)), min_size=1, max_size=4))
+    zero_points = data.draw(st.tuples(codes(source), codes(source), codes(result)))
+    check_add_real(pairs, source, factors, zero_points, mode, round_each, result)
+
+
+@MODES
+@pytest.mark.parametrize("round_each", [True, False])
+@pytest.mark.parametrize("third", [Fraction(1, 3), Fraction(1, 4)])
+def test_add_requant_real_per_axis(third: Fraction, round_each: bool, mode: Rounding) -> None:
+    a, b = np.arange(-12, 12).reshape(4, 3, 2), np.arange(24)[::-1].reshape(4, 3, 2)
+    left, right = [third, -third, 2 * third], third * 5
+    found = add_requant_real(
+        a, b, (left, [right]), (1, None), (np.array(1), np.array(2), np.array(3)), mode, round_each, I8
+    )
+
+    def expected(i: int, j: int, k: int) -> int:
+        terms = [(int(a[i, j, k]), 1, left[j]), (int(b[i, j, k]), 2, right)]
+        return oracle.add_requant(terms, 3, mode, round_each, limits(I8))
+
+    assert found.tolist() == oracle.build(a.shape, expected)
+
+
+def test_empty_tensors() -> None:
+    x, one = np.zeros((0, 3), np.int32), np.array(1)
+    for round_each in (True, False):
+        assert add_requant(x, x, (one, one), (one, one), (one, one, one), Rounding.HALF_UP, round_each, I8).shape == (
+            0,
+            3,
+        )
+    assert requantize_dyadic(x, one, one, (one, one), Rounding.HALF_UP, I8).dtype == np.int8
 
 
 # --- threshold ---

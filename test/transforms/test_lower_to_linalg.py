@@ -63,6 +63,16 @@ REFUSED = [
         "qvit.requantize (its factor is a real number; dyadic factors and powers of two are lowered)",
     ),
     (
+        "%y = qvit.requantize %x by #qvit.dyadic<3, 2> divided_by %z"
+        " : (tensor<2x2xi32>, tensor<2x1xi32>) -> tensor<2x2xi8>",
+        "qvit.requantize (it has a divisor, whose bit length decides how far to shift)",
+    ),
+    (
+        "%y = qvit.add_requant %a by #qvit.pot<1>, %b by #qvit.real<0.5>"
+        " : (tensor<2xi8>, tensor<2xi8>) -> tensor<2xi8>",
+        "qvit.add_requant (its factor is a real number; dyadic factors and powers of two are lowered)",
+    ),
+    (
         "%y = qvit.requantize %x by #qvit.dyadic<3, 2> : tensor<2xi64> -> tensor<2xi8>",
         "qvit.requantize (it needs more than 64 bits for an intermediate result in"
         " -27670116110564327424..27670116110564327421)",

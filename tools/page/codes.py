@@ -67,7 +67,7 @@ def _implied(op: Operation, known: Known, weights: Weights) -> Iterator[tuple[SS
             yield op.result, _stated(op.params, weights)
         case DequantizeOp():
             yield op.input, _stated(op.params, weights)
-        case RequantizeOp():
+        case RequantizeOp() if op.divisor is None:
             yield from _through_requantize(op, known, weights)
         case MatmulOp():
             if (lhs := _per_tensor(op.lhs, known)) and (rhs := _per_tensor(op.rhs, known)):

@@ -13,7 +13,7 @@ from xdsl.utils.hints import isa
 
 from qvit.dialects.attributes import RealAttr
 from qvit.dialects.ops.products import Conv2dOp, ConvTranspose2dOp, LinearOp, MatmulOp
-from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp, RequantizeOp
+from qvit.dialects.ops.quantization import AddRequantOp, DequantizeOp, QuantizeOp, RequantizeOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
 from qvit.dialects.provenance import Remark, describe, sources
 from qvit.dialects.types import int_type, is_float
@@ -236,7 +236,7 @@ def _code_facts(value: SSAValue | None, known: Known) -> CodeFacts | None:
 
 
 def _default_reason(op: Operation, form: Form) -> tuple[str, ...]:
-    if isinstance(op, RequantizeOp) and isinstance(op.form, RealAttr):
+    if isinstance(op, RequantizeOp | AddRequantOp) and any(isinstance(p, RealAttr) for p in op.properties.values()):
         return (REAL_FACTOR,)
     if form is not Form.FLOAT:
         return ()

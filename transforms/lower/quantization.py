@@ -5,7 +5,7 @@ from xdsl.dialects import arith, math
 from xdsl.dialects.builtin import Float32Type, Float64Type, IntegerType, f64
 from xdsl.ir import SSAValue
 
-from qvit.dialects.attributes import DyadicAttr, PotAttr, RealAttr, ZeroPointAttr
+from qvit.dialects.attributes import DyadicAttr, Form, RealAttr, ZeroPointAttr
 from qvit.dialects.ops.quantization import AddRequantOp, DequantizeOp, QuantizeOp, RequantizeOp, ThresholdOp
 from qvit.dialects.semantics.integers import IntType, Rounding
 from qvit.dialects.types import element_dtype, element_of, shape_of
@@ -90,18 +90,19 @@ def dequantize(s: Stage, op: DequantizeOp, q: SSAValue) -> SSAValue:
     return k.finish_new(k.emit(arith.MulfOp(y, k.parameter(scale.ravel().tolist(), element))), shape_of(op.result))
 
 
-def _dyadic(weights: Weights, form: DyadicAttr | PotAttr) -> tuple[Numbers, Numbers]:
+def _dyadic(weights: Weights, form: Form) -> tuple[Numbers, Numbers]:
     """(multiplier, shift), shift 0..62; a power of two is a multiplier or a shift."""
+    if isinstance(form, RealAttr):
+        raise NotLowered("its factor is a real number; dyadic factors and powers of two are lowered")
     shift = numbers_of(weights.values(form.shift))
     if isinstance(form, DyadicAttr):
         return numbers_of(weights.values(form.multiplier)), shift
     return [1 << max(-s, 0) for s in shift], [max(s, 0) for s in shift]
 
 
-def requantize(s: Stage, op: RequantizeOp, x: SSAValue) -> SSAValue:
+def requantize(s: Stage, op: RequantizeOp, x: SSAValue, divisor: SSAValue | None = None) -> SSAValue:
     """saturate(round((x - z_in) * multiplier / 2^shift) + z_out), in integers."""
-    if isinstance(op.form, RealAttr):
-        raise NotLowered("its factor is a real number; dyadic factors and powers of two are lowered")
+    require(divisor is None, "it has a divisor, whose bit length decides how far to shift")
     multiplier, shift = _dyadic(s.weights, op.form)
     axis = op.axis.value.data if op.axis is not None else None
     k = Kernel(s, element_of(op.result), len(shape_of(op.result)), axis=axis)
@@ -113,7 +114,7 @@ def requantize(s: Stage, op: RequantizeOp, x: SSAValue) -> SSAValue:
 
 def add_requant(s: Stage, op: AddRequantOp, a: SSAValue, b: SSAValue) -> SSAValue:
     """Both terms over their common denominator, rounded once; with round_each, rounded and then added."""
-    (m_a, s_a), (m_b, s_b) = _dyadic(s.weights, op.lhs_form), _dyadic(s.weights, op.rhs_form)
+    (m_a, s_a), (m_b, s_b) = (_dyadic(s.weights, form) for form in (op.lhs_form, op.rhs_form))
     z_a, z_b, z = (_zero_point(s.weights, v) for v in (op.lhs_zero_point, op.rhs_zero_point, op.zero_point))
     rounding = op.rounding.data
     common = [max(pair) for pair in together(s_a, s_b)]

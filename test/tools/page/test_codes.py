@@ -61,12 +61,15 @@ def test_a_negative_scale_turns_the_range_around() -> None:
 
 
 def test_nothing_is_made_up() -> None:
-    """A factor of 0 loses the scale, different parts have no common one, and floats have none at all."""
+    """A factor of 0 loses the scale, different parts have no common one, a divisor changes what is meant, and floats have
+    none at all."""
     text = """func.func @main(%x: tensor<2xf32>, %a: tensor<2xi8>) -> (tensor<2xi8>, tensor<4xi8>) {
       %q = qvit.quantize %x <0.5> : tensor<2xf32> -> tensor<2xi8>
       %r = qvit.quantize %x <0.25> : tensor<2xf32> -> tensor<2xi8>
       %z = qvit.requantize %q by #qvit.real<0.0> : tensor<2xi8> -> tensor<2xi8>
       %c = qvit.concat %q, %r axis 0 : (tensor<2xi8>, tensor<2xi8>) -> tensor<4xi8>
+      %n = qvit.constant dense<3> : tensor<1xi32>
+      %v = qvit.requantize %q by #qvit.real<0.5> divided_by %n : (tensor<2xi8>, tensor<1xi32>) -> tensor<2xi8>
       func.return %z, %c : tensor<2xi8>, tensor<4xi8>
     }"""
     module = ir_text.parse(text)

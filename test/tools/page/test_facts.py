@@ -139,3 +139,13 @@ def test_an_integer_module_is_free_of_floats() -> None:
     }"""
     facts = module_facts(ir_text.parse(text), "a.mlir")
     assert (facts.floats_left, facts.macs.share, [op.why for op in facts.ops]) == ({}, 1, [()])
+
+
+def test_real_factors_of_integer_operations() -> None:
+    text = """func.func @main(%x: tensor<2xi8>) -> tensor<2xi8> {
+      %y = qvit.add_requant %x by #qvit.pot<1>, %x by #qvit.real<0.3> : (tensor<2xi8>, tensor<2xi8>) -> tensor<2xi8>
+      %z = qvit.add_requant %y by #qvit.pot<1>, %y by #qvit.dyadic<3, 2> : (tensor<2xi8>, tensor<2xi8>) -> tensor<2xi8>
+      func.return %z : tensor<2xi8>
+    }"""
+    facts = module_facts(ir_text.parse(text), "a.mlir")
+    assert [op.why for op in facts.ops] == [(REAL_FACTOR,), ()]
