@@ -176,7 +176,7 @@ class ItaGelu(FunctionApproximation):
 
     def check(self, codes: Interval, tables: Sequence[Array]) -> None:
         require(
-            -128 <= codes[0] and codes[1] <= 127,
+            codes[0] >= -128 and codes[1] <= 127,
             f"ita-gelu takes 8-bit codes, these are {codes[0]}..{codes[1]}: requantize them, or use poly-gelu",
         )
         require(
