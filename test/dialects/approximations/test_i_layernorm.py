@@ -149,14 +149,14 @@ def test_examples_by_hand() -> None:
     assert IbertLayerNormPublished(0).apply(x, [bias], I32).tolist() == [
         [2**31 // 3 * 3 // 2, 1, -(2**31 // 3) // 2 + 2, 3]
     ]
-    # the sound ones: C x - sum = 10 -2 -6 -2, variance 144: u = 5/6 -1/6 -1/2 -1/6
+    # the sound ones: C x - sum = 10 -2 -6 -2, variance 36: u = 5/3 -1/3 -1 -1/3
     b = built(
         ILayerNorm,
         parameters=(np.full(4, 1.0), np.array([0, 0, 0, 1.0])),
         epsilon=0.0,
-        output=Codes(Fraction(1, 120), 0, I8),
+        output=Codes(Fraction(1, 60), 0, I8),
     )
-    assert b.approximation.apply(x, arrays(b), I8).tolist() == [[100, -20, -60, 100]]
+    assert b.approximation.apply(x, arrays(b), I8).tolist() == [[100, -20, -60, 40]]
 
 
 @pytest.mark.parametrize("kind", SOUND)
@@ -203,12 +203,12 @@ def test_the_published_ones_on_small_deviations() -> None:
     """Ten Newton steps do not converge for them; the sound ones and I-BERT's root are right."""
     gamma, beta = ordinary(384)
     x = normal_rows(1.0, 384)
-    real = layer_norm(x * float(S), gamma, beta, 1e-6, 1)
+    real = layer_norm(x * float(S), gamma, beta, 1e-12, 1)
     errors = []
     for b in (built(ILayerNormPublished, 384), built(IbertLayerNormPublished, 384, shift=0)):
         errors.append(np.abs(b.approximation.apply(x, arrays(b), I64) * b.scale - real).max())
     assert errors[0] > 4
-    assert errors[1] < 0.2  # the rounded mean, of half a code, and the floor of the root
+    assert errors[1] < 0.4  # the mean is rounded, and the root has five bits
 
 
 @pytest.mark.parametrize(
