@@ -17,7 +17,9 @@ from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Operation, SSAValue
 from xdsl.utils.hints import isa
 
+from qvit.dialects.approximations.base import FunctionApproximation, LayerNormApproximation, SoftmaxApproximation
 from qvit.dialects.attributes import DyadicAttr, PotAttr, RealAttr, ScaleAttr, ZeroPointAttr
+from qvit.dialects.ops.approximated import IntFunctionOp, IntLayerNormOp, IntSoftmaxOp
 from qvit.dialects.ops.elementwise import (
     AddOp,
     ClipOp,
@@ -33,14 +35,14 @@ from qvit.dialects.ops.elementwise import (
     SubOp,
     TanhOp,
 )
-from qvit.dialects.ops.nonlinear import BatchNormOp, GeluOp, LayerNormOp, ReduceMeanOp, ResizeOp, SoftmaxOp
+from qvit.dialects.ops.nonlinear import BatchNormOp, GeluOp, LayerNormOp, ReduceMeanOp, ReduceSumOp, ResizeOp, SoftmaxOp
 from qvit.dialects.ops.products import Conv2dOp, ConvTranspose2dOp, LinearOp, MatmulOp
 from qvit.dialects.ops.quantization import AddRequantOp, DequantizeOp, QuantizeOp, RequantizeOp, ThresholdOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
 from qvit.dialects.ops.weights import ConstantOp, WeightOp
 from qvit.dialects.provenance import NAME, describe, sources
 from qvit.dialects.semantics import elementwise, nonlinear, products, quantization, shape
-from qvit.dialects.semantics.integers import Array, IntType
+from qvit.dialects.semantics.integers import Array, IntType, minus, widen
 from qvit.dialects.types import BOOLEAN, element_dtype, element_of, integer_of, shape_of
 from qvit.dialects.weights import Weights
 
@@ -171,6 +173,16 @@ def _batch_norm(_: Machine, op: BatchNormOp, x: Array, gamma: Array, beta: Array
     return nonlinear.batch_norm(x, gamma, beta, mean, var, op.epsilon.value.data)
 
 
+def _softmax(_: Machine, op: SoftmaxOp, x: Array, mask: Array | None = None) -> Array:
+    return nonlinear.softmax(x, op.axis.value.data, mask)
+
+
+def _reduce_sum(_: Machine, op: ReduceSumOp, x: Array) -> Array:
+    result = _integer_result(op)
+    assert result is not None
+    return elementwise.total(x, op.axes.get_values(), op.keeps, result)
+
+
 def _select(_: Machine, op: SelectOp, condition: Array, a: Array, b: Array) -> Array:
     return elementwise.select(condition, a, b)
 
@@ -179,8 +191,31 @@ def _concat(_: Machine, op: ConcatOp, *parts: Array) -> Array:
     return shape.concat(parts, op.axis.value.data)
 
 
-Implementation: TypeAlias = Callable[..., Array]
-"""(machine, op, operands...) -> result"""
+def _int_softmax(_: Machine, op: IntSoftmaxOp, x: Array, *constants: Array) -> tuple[Array, ...]:
+    approximation = op.approximation.data
+    assert isinstance(approximation, SoftmaxApproximation)
+    count = len(op.tables)
+    mask = constants[count] if op.mask is not None else None
+    results = [integer for result in op.results if (integer := integer_of(result)) is not None]
+    return approximation.apply(widen(x), constants[:count], mask, results)
+
+
+def _int_function(m: Machine, op: IntFunctionOp, x: Array, *tables: Array) -> Array:
+    approximation, result = op.approximation.data, _integer_result(op)
+    assert isinstance(approximation, FunctionApproximation)
+    assert result is not None
+    return approximation.apply(minus(widen(x), m.weights.zero_point(op.input_zero_point)), tables, result)
+
+
+def _int_layer_norm(_: Machine, op: IntLayerNormOp, x: Array, *tables: Array) -> Array:
+    approximation, result = op.approximation.data, _integer_result(op)
+    assert isinstance(approximation, LayerNormApproximation)
+    assert result is not None
+    return approximation.apply(widen(x), tables, result)
+
+
+Implementation: TypeAlias = Callable[..., Array | tuple[Array, ...]]
+"""(machine, op, operands...) -> its result, or all of them"""
 
 
 # A dict's type cannot say that its values fit their keys; these two say it for one row.
@@ -216,12 +251,16 @@ IMPLEMENTATIONS: dict[type[Operation], Implementation] = dict(
         _unary(ClipOp, lambda _, op, x: elementwise.clip(x, *op.bounds)),
         _binary(CompareOp, lambda _, op, a, b: elementwise.compare(a, b, op.predicate.data)),
         (SelectOp, _select),
-        _unary(SoftmaxOp, lambda _, op, x: nonlinear.softmax(x, op.axis.value.data)),
+        (SoftmaxOp, _softmax),
         _unary(GeluOp, lambda _, op, x: nonlinear.gelu(x, op.tanh is not None)),
         (LayerNormOp, _layer_norm),
         (BatchNormOp, _batch_norm),
         _unary(ReduceMeanOp, lambda _, op, x: x.mean(axis=op.axes.get_values(), keepdims=op.keeps)),
+        (ReduceSumOp, _reduce_sum),
         (ResizeOp, _resize),
+        (IntSoftmaxOp, _int_softmax),
+        (IntFunctionOp, _int_function),
+        (IntLayerNormOp, _int_layer_norm),
         _unary(ReshapeOp, lambda _, op, x: shape.reshape(x, shape_of(op.result))),
         _unary(TransposeOp, lambda _, op, x: shape.transpose(x, op.order)),
         _unary(SliceOp, lambda _, op, x: shape.slice_(x, *op.extent)),
@@ -321,7 +360,7 @@ def run(
     """Execute a function and return its results by name.
 
     inputs: arrays by name, or in order; float inputs become `float_dtype` (float64 or float32), the precision of all
-    float operations. `observe` is called with every operation and its result. ExecutionError if an input does not fit,
+    float operations. `observe` is called with every operation and its first result. ExecutionError if an input does not fit,
     an operation is unknown, or a value leaves its type.
     """
     body = find_function(module, function)
@@ -346,9 +385,10 @@ def run(
             result = _require_implementation(op)(machine, op, *(values[v] for v in op.operands))
         except (OverflowError, ValueError, IndexError) as error:
             raise ExecutionError(f"{describe(op)} ({op.name}): {error}") from error
+        results = result if isinstance(result, tuple) else (result,)
         if observe is not None:
-            observe(op, result)
-        values[op.results[0]] = result
+            observe(op, results[0])
+        values.update(zip(op.results, results, strict=True))
         for operand in op.operands:
             if last_use[operand] == i:
                 values.pop(operand, None)
@@ -356,10 +396,11 @@ def run(
 
 
 def evaluate(module: ModuleOp, op: Operation, operands: Sequence[Array], float_dtype: DTypeLike = np.float64) -> Array:
-    """One operation on given operands; floats among them become `float_dtype`. `module` has its weights."""
+    """One operation's first result on given operands; floats become `float_dtype`. `module` has its weights."""
     machine = Machine(Weights(module), np.dtype(float_dtype))
     values = [v.astype(machine.float_dtype) if v.dtype.kind == "f" else v for v in operands]
-    return _require_implementation(op)(machine, op, *values)
+    result = _require_implementation(op)(machine, op, *values)
+    return result[0] if isinstance(result, tuple) else result
 
 
 def trace_names(module: ModuleOp) -> dict[Operation, list[str]]:

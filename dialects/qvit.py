@@ -5,6 +5,7 @@ from xdsl.dialects.builtin import DenseIntOrFPElementsAttr
 from xdsl.ir import Attribute, Dialect, Operation
 from xdsl.utils.hints import isa
 
+from qvit.dialects.approximation_attributes import ATTRIBUTES
 from qvit.dialects.attributes import (
     DyadicAttr,
     PotAttr,
@@ -16,6 +17,7 @@ from qvit.dialects.attributes import (
     WeightRefAttr,
     ZeroPointAttr,
 )
+from qvit.dialects.ops.approximated import IntFunctionOp, IntLayerNormOp, IntSoftmaxOp
 from qvit.dialects.ops.elementwise import (
     AddOp,
     ClipOp,
@@ -31,7 +33,7 @@ from qvit.dialects.ops.elementwise import (
     SubOp,
     TanhOp,
 )
-from qvit.dialects.ops.nonlinear import BatchNormOp, GeluOp, LayerNormOp, ReduceMeanOp, ResizeOp, SoftmaxOp
+from qvit.dialects.ops.nonlinear import BatchNormOp, GeluOp, LayerNormOp, ReduceMeanOp, ReduceSumOp, ResizeOp, SoftmaxOp
 from qvit.dialects.ops.products import Conv2dOp, ConvTranspose2dOp, LinearOp, MatmulOp
 from qvit.dialects.ops.quantization import AddRequantOp, DequantizeOp, QuantizeOp, RequantizeOp, ThresholdOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
@@ -73,7 +75,11 @@ Qvit = Dialect(
         LayerNormOp,
         BatchNormOp,
         ReduceMeanOp,
+        ReduceSumOp,
         ResizeOp,
+        IntSoftmaxOp,
+        IntFunctionOp,
+        IntLayerNormOp,
         ReshapeOp,
         TransposeOp,
         SliceOp,
@@ -93,6 +99,7 @@ Qvit = Dialect(
         PotAttr,
         WeightRefAttr,
         WeightFileAttr,
+        *ATTRIBUTES.values(),
     ],
     [_Constants()],
 )

@@ -32,6 +32,11 @@ def int_type(element: Attribute) -> IntType | None:
     return IntType(element.width.data, element.signedness.data != Signedness.UNSIGNED)
 
 
+def integer_element(integer: IntType) -> IntegerType:
+    """The IR's element type of an integer: the inverse of `int_type`."""
+    return IntegerType(integer.bits, Signedness.SIGNLESS if integer.signed else Signedness.UNSIGNED)
+
+
 def is_float(element: Attribute) -> bool:
     """Whether an element type is one of the float types of the dialect, f32 or f64."""
     return isinstance(element, Float32Type | Float64Type)

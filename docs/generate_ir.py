@@ -11,6 +11,7 @@ THEMES = {
     "qvit.dialects.ops.products": "Products",
     "qvit.dialects.ops.elementwise": "Elementwise",
     "qvit.dialects.ops.nonlinear": "Float functions",
+    "qvit.dialects.ops.approximated": "Integer functions",
     "qvit.dialects.ops.shape": "Moving elements",
     "qvit.dialects.ops.weights": "Weights and constants",
 }

@@ -38,14 +38,23 @@ def generic(module: ModuleOp) -> str:
     return stream.getvalue()
 
 
+_OPERAND = r"%\w+|tensor<[^>]*>"
+
+
 def operand_types(op: str) -> dict[str, str]:
     """The operands of an operation's text and their types."""
     head, signature = op.split("=", 1)[1].rsplit(" : ", 1)
-    names = re.findall(r"%\w+", head)
+    beside = re.findall(
+        r"\((%[^:]*) : ([^)]*)\)", head
+    )  # groups with their types: (%a, %b : tensor<2xi8>, tensor<3xi8>)
+    grouped = {
+        n: t for ns, ts in beside for n, t in zip(*(re.findall(_OPERAND, part) for part in (ns, ts)), strict=True)
+    }
+    names = [name for name in re.findall(r"%\w+", head) if name not in grouped]
     types = re.findall(r"tensor<[^>]*>", signature.rsplit(" -> ", 1)[0])
     if "->" not in signature:  # all of one type
         types *= len(names)
-    return dict(zip(names, types, strict=bool(names)))
+    return dict(zip(names, types, strict=bool(names))) | grouped
 
 
 def result_type(op: str) -> str:
@@ -66,10 +75,11 @@ def parse_op(op: str) -> Operation:
 
 
 def function(body: Sequence[str] | str, arguments: dict[str, str] | None = None, name: str = "main") -> str:
-    """A function of the operations: its arguments are the first one's operands, its result is the last one's."""
+    """A function of the operations: its arguments are the first one's operands, its results are the last one's."""
     lines = [body] if isinstance(body, str) else list(body)
     arguments = operand_types(lines[0]) if arguments is None else arguments
     declared = ", ".join(f"{name}: {type_}" for name, type_ in arguments.items())
-    result, type_ = lines[-1].split(" = ")[0], result_type(lines[-1])
-    code = "\n".join(["  " + line for line in lines] + [f"  func.return {result} : {type_}"])
-    return f"func.func @{name}({declared}) -> {type_} {{\n{code}\n}}\n"
+    results = lines[-1].split(" = ")[0]
+    types = ", ".join(re.findall(r"tensor<[^>]*>", lines[-1])[-len(results.split(", ")) :])
+    code = "\n".join(["  " + line for line in lines] + [f"  func.return {results} : {types}"])
+    return f"func.func @{name}({declared}) -> ({types}) {{\n{code}\n}}\n"

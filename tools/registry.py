@@ -20,6 +20,11 @@ PASSES: dict[str, tuple[str, str, str]] = {
         "VerifyIntegerOnlyPass",
         "Fail if any operation keeps a float type, attribute or constant; name each with its source node.",
     ),
+    "range-analysis": (
+        "qvit.transforms.range_analysis",
+        "RangeAnalysisPass",
+        "Prove with the actual weights that no accumulator, sum or intermediate overflows; give the smallest safe widths.",
+    ),
     "lower-to-linalg": (
         "qvit.transforms.lower_to_linalg",
         "LowerToLinalgPass",

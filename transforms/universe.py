@@ -29,6 +29,12 @@ def _verify_integer_only() -> type[ModulePass]:
     return VerifyIntegerOnlyPass
 
 
+def _range_analysis() -> type[ModulePass]:
+    from qvit.transforms.range_analysis import RangeAnalysisPass
+
+    return RangeAnalysisPass
+
+
 def _lower_to_linalg() -> type[ModulePass]:
     from qvit.transforms.lower_to_linalg import LowerToLinalgPass
 
@@ -41,6 +47,7 @@ UNIVERSE = Universe(
         "delay-dequant": _delay_dequant,
         "lower-requant": _lower_requant,
         "verify-integer-only": _verify_integer_only,
+        "range-analysis": _range_analysis,
         "lower-to-linalg": _lower_to_linalg,
     },
 )

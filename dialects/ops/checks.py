@@ -7,7 +7,7 @@ from xdsl.utils.exceptions import VerifyException
 
 from qvit.dialects.attributes import ZeroPointAttr, verify_axis
 from qvit.dialects.semantics.integers import IntType
-from qvit.dialects.types import element_dtype, int_type, is_float, tensor_type
+from qvit.dialects.types import BOOLEAN, broadcast_shapes, element_dtype, int_type, is_float, shape_of, tensor_type
 
 ACCUMULATORS = (32, 64)
 
@@ -66,6 +66,14 @@ def takes_integers(result: SSAValue, **operands: SSAValue) -> bool:
         f"result: integers accumulate in i32 or i64, found {tensor_type(result).element_type}",
     )
     return True
+
+
+def require_mask(mask: SSAValue | None, operand: SSAValue) -> None:
+    """Truth values that broadcast against the operand."""
+    if mask is not None:
+        require_element("mask", mask, BOOLEAN)
+        broadcast = broadcast_shapes(shape_of(mask), shape_of(operand))
+        require(broadcast == shape_of(operand), f"mask: {shape_of(mask)} does not broadcast to {shape_of(operand)}")
 
 
 def require_in_range(name: str, zero_point: ZeroPointAttr, codes: IntType) -> None:

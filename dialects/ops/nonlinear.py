@@ -14,9 +14,10 @@ from xdsl.dialects.builtin import (
     UnitAttr,
     f64,
     i1,
+    i32,
     i64,
 )
-from xdsl.ir import SSAValue
+from xdsl.ir import Attribute, SSAValue
 from xdsl.irdl import (
     IRDLOperation,
     ParsePropInAttrDict,
@@ -32,7 +33,14 @@ from xdsl.irdl import (
 )
 from xdsl.traits import Pure
 
-from qvit.dialects.ops.checks import require, require_float, require_shape
+from qvit.dialects.ops.checks import (
+    require,
+    require_float,
+    require_integer,
+    require_mask,
+    require_shape,
+    takes_integers,
+)
 from qvit.dialects.ops.products import ints
 from qvit.dialects.types import element_of, shape_of
 
@@ -46,12 +54,21 @@ def _require_epsilon(epsilon: FloatAttr[Float64Type]) -> None:
     require(epsilon.value.data >= 0, f"epsilon: expected at least 0, found {epsilon.value.data}")
 
 
+def _require_axes(axes: Sequence[int], keepdims: bool, operand: SSAValue, result: SSAValue) -> None:
+    for axis in axes:
+        _require_axis(axis, operand)
+    require(len(set(axes)) == len(axes), f"axes: expected different ones, found {list(axes)}")
+    require_shape(result, reduced_shape(shape_of(operand), axes, keepdims))
+
+
 @irdl_op_definition
 class SoftmaxOp(IRDLOperation):
     """y_i = exp(x_i - max x) / sum_j exp(x_j - max x), along `axis`.
 
+    Entries where `mask` (it broadcasts) is 0 take no part, their result is 0.
+
     ```mlir
-    %y = qvit.softmax %x axis 2 : tensor<3x17x17xf32>
+    %y = qvit.softmax %x mask(%m : tensor<17x17xui1>) axis 2 : tensor<3x17x17xf32>
     ```
     """
 
@@ -60,19 +77,21 @@ class SoftmaxOp(IRDLOperation):
     T: ClassVar = VarConstraint("T", base(TensorType))
 
     input = operand_def(T)
+    mask = opt_operand_def(TensorType)
     axis = prop_def(IntegerAttr.constr(i64))
     result = result_def(T)
 
     traits = traits_def(Pure())
 
-    assembly_format = "$input `axis` $axis attr-dict `:` type($result)"
+    assembly_format = "$input (`mask` `(` $mask^ `:` type($mask) `)`)? `axis` $axis attr-dict `:` type($result)"
 
-    def __init__(self, input: SSAValue, axis: int) -> None:
-        super().__init__(operands=[input], properties={"axis": IntegerAttr(axis, i64)}, result_types=[input.type])
+    def __init__(self, input: SSAValue, axis: int, mask: SSAValue | None = None) -> None:
+        super().__init__(operands=[input, mask], properties={"axis": IntegerAttr(axis, i64)}, result_types=[input.type])
 
     def verify_(self) -> None:
         require_float(input=self.input)
         _require_axis(self.axis.value.data, self.input)
+        require_mask(self.mask, self.input)
 
 
 @irdl_op_definition
@@ -196,6 +215,44 @@ class BatchNormOp(IRDLOperation):
 
 
 @irdl_op_definition
+class ReduceSumOp(IRDLOperation):
+    """The sum of integers over `axes`, which are kept with length 1 (`keepdims = true`) or dropped; exact.
+
+    ```mlir
+    %y = qvit.reduce_sum %x {axes = array<i64: 1>, keepdims = false} : tensor<17x96xi16> -> tensor<17xi32>
+    ```
+    """
+
+    name = "qvit.reduce_sum"
+
+    input = operand_def(TensorType)
+    axes = prop_def(DenseArrayBase.constr(i64))
+    keepdims = prop_def(IntegerAttr.constr(i1))
+    result = result_def(TensorType)
+
+    traits = traits_def(Pure())
+
+    irdl_options = (ParsePropInAttrDict(),)
+    assembly_format = "$input attr-dict `:` type($input) `->` type($result)"
+
+    def __init__(self, input: SSAValue, axes: Sequence[int], keepdims: bool, accumulator: Attribute = i32) -> None:
+        super().__init__(
+            operands=[input],
+            properties={"axes": ints(axes), "keepdims": BoolAttr.from_bool(keepdims)},
+            result_types=[TensorType(accumulator, reduced_shape(shape_of(input), axes, keepdims))],
+        )
+
+    @property
+    def keeps(self) -> bool:
+        return bool(self.keepdims.value.data)
+
+    def verify_(self) -> None:
+        require_integer("input", self.input)
+        require(takes_integers(self.result, input=self.input), "input: expected a tensor of integers")
+        _require_axes(self.axes.get_values(), self.keeps, self.input, self.result)
+
+
+@irdl_op_definition
 class ReduceMeanOp(IRDLOperation):
     """The mean over `axes`, which are kept with length 1 (`keepdims = true`) or dropped.
 
@@ -229,11 +286,7 @@ class ReduceMeanOp(IRDLOperation):
 
     def verify_(self) -> None:
         require_float(input=self.input, result=self.result)
-        axes = self.axes.get_values()
-        for axis in axes:
-            _require_axis(axis, self.input)
-        require(len(set(axes)) == len(axes), f"axes: expected different ones, found {list(axes)}")
-        require_shape(self.result, reduced_shape(shape_of(self.input), self.axes.get_values(), self.keeps))
+        _require_axes(self.axes.get_values(), self.keeps, self.input, self.result)
 
 
 def reduced_shape(shape: Sequence[int], axes: Sequence[int], keepdims: bool) -> tuple[int, ...]:

@@ -1,12 +1,12 @@
 """Elementwise operations: integer add, sub, mul are exact; the rest are float functions, or choose among values."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import erf as scalar_erf
 from math import factorial, pi
 
 import numpy as np
 
-from qvit.dialects.semantics.integers import Array, IntType, fit, minus, multiply, plus, widen
+from qvit.dialects.semantics.integers import Array, IntType, fit, magnitude, minus, multiply, plus, widen
 
 
 def add(a: Array, b: Array, result: IntType | None = None) -> Array:
@@ -22,6 +22,14 @@ def sub(a: Array, b: Array, result: IntType | None = None) -> Array:
 def mul(a: Array, b: Array, result: IntType | None = None) -> Array:
     """a * b, broadcast. Integers: OverflowError if a product does not fit `result`."""
     return a * b if result is None else fit(multiply(widen(a), widen(b)), result)
+
+
+def total(x: Array, axes: Sequence[int], keepdims: bool, result: IntType) -> Array:
+    """The sum of integers over `axes`; OverflowError if one does not fit `result`."""
+    wide = widen(x)
+    if magnitude(wide) * max(x.size, 1) >= 1 << 63:
+        wide = wide.astype(object)
+    return fit(np.asarray(wide.sum(axis=tuple(axes), keepdims=keepdims)), result)
 
 
 def sigmoid(x: Array) -> Array:

@@ -8,10 +8,18 @@ from qvit.dialects.semantics.elementwise import erf
 from qvit.dialects.semantics.integers import Array
 
 
-def softmax(x: Array, axis: int) -> Array:
-    """e^(x - max) / sum e^(x - max) along `axis`."""
-    e = np.exp(x - x.max(axis=axis, keepdims=True))
-    return e / e.sum(axis=axis, keepdims=True)
+def softmax(x: Array, axis: int, mask: Array | None = None) -> Array:
+    """e^(x - max) / sum e^(x - max) along `axis`; where the mask (it broadcasts) is 0, the result is 0.
+
+    Such entries take no part in maximum and sum. A row without any entry is all 0.
+    """
+    if mask is None:
+        e = np.exp(x - x.max(axis=axis, keepdims=True))
+        return e / e.sum(axis=axis, keepdims=True)
+    kept = np.where(mask != 0, x, -np.inf)
+    e = np.exp(kept - np.maximum(kept.max(axis=axis, keepdims=True), np.finfo(x.dtype).min))
+    total = e.sum(axis=axis, keepdims=True)
+    return e / np.where(total > 0, total, 1)
 
 
 def gelu(x: Array, tanh: bool = False) -> Array:

@@ -7,15 +7,20 @@ from typing import Any
 import ir_text
 import numpy as np
 import pytest
+from approximation_examples import CHANNELS, EXAMPLES, Example
 from numpy.typing import NDArray
-from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Operation
+from xdsl.dialects.builtin import ModuleOp, TensorType
+from xdsl.dialects.func import FuncOp, ReturnOp
+from xdsl.ir import Block, Operation, Region
 
 from qvit.backends.interpreter import IMPLEMENTATIONS, ExecutionError, evaluate, run, trace_names
+from qvit.dialects.approximations import SOFTMAX, Ln, Sm8, Sm8Late
+from qvit.dialects.approximations.base import FunctionApproximation, LayerNormApproximation, SoftmaxApproximation
+from qvit.dialects.ops.approximated import IntFunctionOp, IntLayerNormOp, IntSoftmaxOp
 from qvit.dialects.qvit import Qvit
 from qvit.dialects.semantics import elementwise, nonlinear, products, quantization, shape
-from qvit.dialects.semantics.integers import IntType, Rounding
-from qvit.dialects.types import integer_of
+from qvit.dialects.semantics.integers import IntType, Rounding, widen
+from qvit.dialects.types import BOOLEAN, integer_element, integer_of
 
 Array = NDArray[Any]
 I8, UI8, I16, I32, I64 = IntType(8), IntType(8, False), IntType(16), IntType(32), IntType(64)
@@ -34,7 +39,7 @@ ROW = np.array([3, -5])
 ZERO = n(0)
 
 # operation, and the call of the semantics that it stands for
-Case = tuple[str, Callable[..., Array]]
+Case = tuple[str, Callable[..., Array | tuple[Array, ...]]]
 CASES: list[Case] = [
     (
         "%q = qvit.quantize %x <0.5 * 0.25, zero_point = 3> rounding half_up : tensor<4x2xf32> -> tensor<4x2xi8>",
@@ -289,6 +294,31 @@ CASES: list[Case] = [
         " : tensor<4x4xf32> -> tensor<8x8xf32>",
         lambda x: nonlinear.resize(x, (8, 8), (2, 2), "cubic", "half_pixel", -0.75),
     ),
+    (
+        "%y = qvit.int_softmax %x tables(%t : tensor<256xui16>) mask(%m : tensor<4x1x5xui1>) by #qvit.sm8<top = 127>"
+        " : (tensor<4x3x5xi8>) -> tensor<4x3x5xi8>",
+        lambda x, t, m: Sm8(127).apply(widen(x), [t], m, [I8]),
+    ),
+    (
+        "%y, %z = qvit.int_softmax %x tables(%t : tensor<256xui16>) by #qvit.sm8_late"
+        " : (tensor<3x5xi8>) -> (tensor<3x5xui8>, tensor<3x1xi32>)",
+        lambda x, t: Sm8Late().apply(widen(x), [t], None, [UI8, I32]),
+    ),
+    (
+        "%y = qvit.int_function %x tables(%t : tensor<256xi8>) by #qvit.table<lowest = -128>"
+        " : (tensor<3x5xi8>) -> tensor<3x5xi16>",
+        lambda x, t: t[widen(x) + 128].astype(np.int16),
+    ),
+    (
+        "%y = qvit.int_function %x tables(%t : tensor<31xi8>) input_zero_point <7> by #qvit.table<lowest = -15>"
+        " : (tensor<3x5xi4>) -> tensor<3x5xi8>",
+        lambda x, t: t[widen(x) - 7 + 15],
+    ),
+    (
+        "%y = qvit.int_layer_norm %x tables(%g, %b : tensor<5xi32>, tensor<5xi32>) by #qvit.ln<guard = 9, epsilon = 3>"
+        " : (tensor<3x5xi16>) -> tensor<3x5xi8>",
+        lambda x, g, b: Ln(9, 3).apply(widen(x), [g, b], I8),
+    ),
     ("%y = qvit.reshape %x : tensor<2x3xi8> -> tensor<3x2xi8>", lambda x: shape.reshape(x, (3, 2))),
     ("%y = qvit.transpose %x [1, 2, 0] : tensor<2x3x4xf32> -> tensor<3x4x2xf32>", lambda x: x.transpose(1, 2, 0)),
     (
@@ -339,10 +369,57 @@ def test_every_operation(text: str, semantics: Callable[..., Array]) -> None:
     op = only_op(module)
     inputs = inputs_for(op)
     expected = semantics(*inputs)
-    for found in (run(module, inputs)["output0"], evaluate(module, op, inputs)):
-        assert found.dtype == expected.dtype
-        assert found.shape == op.results[0].type.get_shape()  # pyright: ignore
-        assert found.tolist() == np.asarray(expected).tolist()
+    check(module, op, inputs, expected if isinstance(expected, tuple) else (expected,))
+
+
+def check(module: ModuleOp, op: Operation, inputs: Sequence[Array], expected: Sequence[Array]) -> None:
+    """All results of the module's one operation, as `run` gives them; its first, as `evaluate` does."""
+    results = run(module, inputs).values()
+    for found, wanted, value in zip(
+        (*results, evaluate(module, op, inputs)), (*expected, expected[0]), (*op.results, op.results[0]), strict=True
+    ):
+        assert found.dtype == wanted.dtype
+        assert found.shape == value.type.get_shape()  # pyright: ignore
+        assert found.tolist() == np.asarray(wanted).tolist()
+
+
+MASKS = [(e, m) for e in EXAMPLES for m in (False, True) if not m or e.name in SOFTMAX]
+
+
+@pytest.mark.parametrize(("example", "masked"), MASKS, ids=lambda v: getattr(v, "name", v))
+def test_every_approximation(example: Example, masked: bool) -> None:
+    """With the tables that it builds; softmax with a mask that leaves a row nothing, too."""
+    approximation, built = example.built.approximation, example.built
+    codes, elements = example.codes.type, [integer_element(t) for t in built.results]
+    rng = np.random.default_rng(1)
+    x = rng.integers(codes.lo, codes.hi, (4, CHANNELS), np.int64, endpoint=True)
+    tables = [values.astype(t.dtype) for values, t in built.tables]
+    mask = np.array([[1, 0, 1, 1, 0, 1], [0] * 6, [0, 0, 1, 0, 0, 0], [1] * 6], np.uint8)
+    inputs = [x.astype(codes.dtype), *tables, *([mask] if masked else [])]
+    types = [TensorType(integer_element(codes), x.shape)]
+    types += [TensorType(integer_element(t), values.shape) for values, t in built.tables]
+    types += [TensorType(BOOLEAN, mask.shape)] if masked else []
+    block = Block(arg_types=types)
+    operand, *constants = block.args
+    vectors = constants[: len(tables)]
+    match approximation:
+        case SoftmaxApproximation():
+            given = constants[len(tables)] if masked else None
+            op = IntSoftmaxOp(operand, approximation, vectors, elements, given)
+            expected = approximation.apply(x, tables, mask if masked else None, built.results)
+        case FunctionApproximation():
+            op = IntFunctionOp(operand, approximation, vectors, elements[0])
+            expected = (approximation.apply(x, tables, built.results[0]),)
+        case LayerNormApproximation():
+            op = IntLayerNormOp(operand, approximation, vectors, elements[0])
+            expected = (approximation.apply(x, tables, built.results[0]),)
+        case _:
+            raise AssertionError(approximation)
+    block.add_ops([op, ReturnOp(*op.results)])
+    function = FuncOp("main", (types, [r.type for r in op.results]), Region(block))
+    module = ModuleOp([function])
+    module.verify()
+    check(module, op, inputs, expected)
 
 
 def test_the_table_is_complete() -> None:

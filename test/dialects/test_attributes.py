@@ -6,13 +6,16 @@ from typing import Any
 import ir_text
 import numpy as np
 import pytest
+from approximation_examples import EXAMPLES, Example
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from xdsl.dialects.builtin import FloatAttr, IntegerAttr, IntegerType, NoneAttr, Signedness, f16, f32, f64, i8, i32
 from xdsl.ir import Attribute
 from xdsl.parser import Parser
-from xdsl.utils.exceptions import VerifyException
+from xdsl.utils.exceptions import ParseError, VerifyException
 
+from qvit.dialects.approximation_attributes import ApproximationAttr
+from qvit.dialects.approximations import APPROXIMATIONS, FUNCTION, LAYER_NORM, SOFTMAX
 from qvit.dialects.attributes import (
     DyadicAttr,
     PotAttr,
@@ -78,6 +81,10 @@ TEXTS = """
 
 @pytest.mark.parametrize("text", TEXTS.split("\n")[1:-1])
 def test_round_trip(text: str) -> None:
+    check_round_trip(text)
+
+
+def check_round_trip(text: str) -> None:
     attribute = read(text)
     assert str(attribute) == text
     assert read(str(attribute)) == attribute
@@ -97,7 +104,53 @@ def test_rounding_round_trip(rounding: Rounding) -> None:
 
 def test_every_attribute_is_covered() -> None:
     covered = {text.split("<")[0].removeprefix("#") for text in TEXTS.split("\n")[1:-1]}
-    assert covered | {"qvit.rounding"} == {a.name for a in Qvit.attributes}
+    approximations = {f"qvit.{example.built.approximation.name}" for example in EXAMPLES}
+    assert covered | {"qvit.rounding"} | approximations == {a.name for a in Qvit.attributes}
+
+
+# --- approximations ---
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: e.name)
+def test_approximations_round_trip(example: Example) -> None:
+    approximation = example.built.approximation
+    parameters = ", ".join(f"{name} = {value}" for name, value in approximation.parameters.items())
+    text = f"#qvit.{approximation.name}" + (f"<{parameters}>" if parameters else "")
+    check_round_trip(text)
+    attribute = read(text)
+    assert isinstance(attribute, ApproximationAttr)
+    assert attribute.data == approximation
+    assert attribute == ApproximationAttr.of(approximation)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: e.name)
+def test_parameters_of_approximations(example: Example) -> None:
+    """None may be missing, added, given twice, or out of its range; they stand in any order."""
+    name, parameters = example.built.approximation.name, example.built.approximation.parameters
+    fields = [f"{key} = {value}" for key, value in parameters.items()]
+
+    def text(fields: list[str]) -> str:
+        return f"#qvit.{name}<{', '.join(fields)}>"
+
+    with pytest.raises(ParseError, match=f"{name}: expected the parameters {', '.join(parameters) or 'none'}; found"):
+        read(text([*fields, "no_such = 1"]))
+    for i, key in enumerate(parameters):
+        assert read(text(fields[i:] + fields[:i])) == read(text(fields))
+        with pytest.raises(ParseError, match=f"{name}: expected the parameters {', '.join(parameters)}; found"):
+            read(text(fields[:i] + fields[i + 1 :]))
+        with pytest.raises(ParseError, match=f"{name}: {key} is given twice"):
+            read(text([*fields, fields[i]]))
+        for beyond in (-(1 << 70), 1 << 70):  # no parameter is that large
+            with pytest.raises(ParseError, match=f"{name}: "):
+                read(text([*fields[:i], f"{key} = {beyond}", *fields[i + 1 :]]))
+
+
+def test_names_of_approximations() -> None:
+    for table in (SOFTMAX, FUNCTION, LAYER_NORM):
+        for name, kind in table.items():
+            assert kind.name == name.replace("-", "_")
+    names = [kind.name for kind in APPROXIMATIONS]
+    assert len(set(names)) == len(names)
 
 
 def bits(value: float, single: bool) -> bytes:

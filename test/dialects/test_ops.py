@@ -9,14 +9,15 @@ import ir_text
 import numpy as np
 import pytest
 from xdsl.dialects import test as test_dialect
-from xdsl.dialects.builtin import IntegerType, Signedness, i8, i64
+from xdsl.dialects.builtin import IntegerType, Signedness, i8, i32, i64
 from xdsl.ir import Operation, SSAValue
 from xdsl.parser import Parser
 from xdsl.traits import Pure
 from xdsl.utils.exceptions import ParseError, VerifyException
 
+from qvit.dialects.approximations import Ln, Sm8, Sm8Late, Table
 from qvit.dialects.attributes import DyadicAttr, PotAttr, QParamsAttr, ZeroPointAttr, dense_array
-from qvit.dialects.ops import elementwise, nonlinear, products, quantization, shape, weights
+from qvit.dialects.ops import approximated, elementwise, nonlinear, products, quantization, shape, weights
 from qvit.dialects.qvit import Qvit
 from qvit.dialects.semantics.integers import Rounding
 
@@ -107,6 +108,11 @@ FORMS = """
 %y = qvit.compare %a, %b {qvit.src = ["a"], predicate = "ge"} : (tensor<4xf32>, tensor<4xf32>) -> tensor<4xui1>
 %y = qvit.select %c, %a, %b : (tensor<ui1>, tensor<2x1xi8>, tensor<3xi8>) -> tensor<2x3xi8>
 %y = qvit.resize %x {mode = "nearest_floor", coordinates = "asymmetric", scales = array<f64: 2.000000e+00, 2.000000e+00>} : tensor<2x2xf32> -> tensor<4x4xf32>
+%p = qvit.int_softmax %x tables(%t : tensor<256xui16>) mask(%m : tensor<2x1x5xui1>) by #qvit.sm8<top = 127> {qvit.src = ["a"]} : (tensor<2x3x5xi4>) -> tensor<2x3x5xi8>
+%p, %s = qvit.int_softmax %x tables(%t : tensor<256xui16>) by #qvit.sm8_late : (tensor<3x5xi8>) -> (tensor<3x5xui8>, tensor<3x1xi32>)
+%p = qvit.int_softmax %x tables(%t : tensor<256xui16>) by #qvit.sm8<top = 255> : (tensor<5xi8>) -> tensor<5xui8>
+%y = qvit.int_function %x tables(%t : tensor<16xi8>) input_zero_point <-3> by #qvit.table<lowest = -8> {qvit.src = ["a"]} : (tensor<i4>) -> tensor<i8>
+%y = qvit.int_layer_norm %x tables(%g, %b : tensor<4xi32>, tensor<4xi32>) by #qvit.ln<guard = 20, epsilon = 7> {qvit.src = ["a"]} : (tensor<4xi32>) -> tensor<4xui8>
 %w = qvit.weight "a\\22b \\\\c" {qvit.src = ["d"]} : tensor<f64>
 %c = qvit.constant dense<-7> : tensor<i4>
 %c = qvit.constant dense<[0, 15]> : tensor<2xui4>
@@ -329,6 +335,36 @@ CONSTRUCTED: list[tuple[tuple[str, ...], Callable[..., Operation], str]] = [
         'qvit.resize %1 {mode = "nearest", coordinates = "asymmetric",'
         " scales = array<f64: 2.000000e+00, 5.000000e-01>}"
         " : tensor<7x4x4xf32> -> tensor<7x8x2xf32>",
+    ),
+    (
+        ("3x5xi8", "256xui16", "5xui1"),
+        lambda x, t, m: approximated.IntSoftmaxOp(x, Sm8(255), [t], [ui8], m),
+        "qvit.int_softmax %1 tables(%2 : tensor<256xui16>) mask(%3 : tensor<5xui1>) by #qvit.sm8<top = 255>"
+        " : (tensor<3x5xi8>) -> tensor<3x5xui8>",
+    ),
+    (
+        ("2x3x5xi8", "256xui16"),
+        lambda x, t: approximated.IntSoftmaxOp(x, Sm8Late(), [t], [ui8, i32]),
+        "qvit.int_softmax %2 tables(%3 : tensor<256xui16>) by #qvit.sm8_late"  # %0 and %1 are its results
+        " : (tensor<2x3x5xi8>) -> (tensor<2x3x5xui8>, tensor<2x3x1xi32>)",
+    ),
+    (
+        ("2x3xi8", "256xui8"),
+        lambda x, t: approximated.IntFunctionOp(x, Table(-128), [t], ui8),
+        "qvit.int_function %1 tables(%2 : tensor<256xui8>) by #qvit.table<lowest = -128>"
+        " : (tensor<2x3xi8>) -> tensor<2x3xui8>",
+    ),
+    (
+        ("2xi8", "256xui8"),
+        lambda x, t: approximated.IntFunctionOp(x, Table(-128), [t], ui8, input_zero_point=5),
+        "qvit.int_function %1 tables(%2 : tensor<256xui8>) input_zero_point <5> by #qvit.table<lowest = -128>"
+        " : (tensor<2xi8>) -> tensor<2xui8>",
+    ),
+    (
+        ("2x3xi16", "3xi32", "3xi32"),
+        lambda x, g, b: approximated.IntLayerNormOp(x, Ln(16, 0), [g, b], i8),
+        "qvit.int_layer_norm %1 tables(%2, %3 : tensor<3xi32>, tensor<3xi32>) by #qvit.ln<guard = 16, epsilon = 0>"
+        " : (tensor<2x3xi16>) -> tensor<2x3xi8>",
     ),
     (("2x3xi8",), lambda x: shape.ReshapeOp(x, (6,)), "qvit.reshape %1 : tensor<2x3xi8> -> tensor<6xi8>"),
     (
@@ -869,6 +905,72 @@ RULES = r"""
     scales: expected two positive numbers, found (2.0,)
 %y = qvit.resize %x {mode = "linear", coordinates = "asymmetric", scales = array<f64: 2.0, 2.0>} : tensor<2x2xf32> -> tensor<4xf32>
     result: only the last two dimensions of (2, 2) may change, found (4,)
+
+# integer functions
+%y = qvit.int_softmax %x tables(%t : tensor<256xui16>) by #qvit.sm8<top = 255> : (tensor<4xf32>) -> tensor<4xui8>
+    input: expected a tensor of integers, found tensor<4xf32>
+%y = qvit.int_softmax %x tables(%t : tensor<256xui16>) by #qvit.table<lowest = 0> : (tensor<4xi8>) -> tensor<4xui8>
+    approximation: table is not one of softmax
+%y = qvit.int_softmax %x tables(%t : tensor<256xui16>) by #qvit.sm8<top = 256> : (tensor<4xi8>) -> tensor<4xui8>
+    sm8: top, the result for a probability of 1, must be in 1..255, found 256
+%y = qvit.int_softmax %x tables(%t : tensor<256xui16>) by #qvit.sm8 : (tensor<4xi8>) -> tensor<4xui8>
+    sm8: expected the parameters top; found none
+%y = qvit.int_softmax %x by #qvit.sm8<top = 255> : (tensor<4xi8>) -> tensor<4xui8>
+    tables: sm8 takes 1 (exponentials), found 0
+%y = qvit.int_softmax %x tables(%t : tensor<256xf32>) by #qvit.sm8<top = 255> : (tensor<4xi8>) -> tensor<4xui8>
+    exponentials: expected a tensor of integers, found tensor<256xf32>
+%y = qvit.int_softmax %x tables(%t : tensor<2x128xui16>) by #qvit.sm8<top = 255> : (tensor<4xi8>) -> tensor<4xui8>
+    exponentials: expected a vector, found tensor<2x128xui16>
+%y = qvit.int_softmax %x tables(%t : tensor<256xui16>) by #qvit.sm8<top = 255> : (tensor<i8>) -> tensor<ui8>
+    input: expected at least one dimension, found a scalar
+%y = qvit.int_softmax %x tables(%t : tensor<256xui16>) by #qvit.sm8<top = 255> : (tensor<4xi8>) -> tensor<4xf32>
+    result: expected a tensor of integers, found tensor<4xf32>
+%y = qvit.int_softmax %x tables(%t : tensor<256xui16>) by #qvit.sm8<top = 255> : (tensor<4xi8>) -> tensor<1xui8>
+    result: expected shape (4,), found (1,)
+%y, %z = qvit.int_softmax %x tables(%t : tensor<256xui16>) by #qvit.sm8<top = 255> : (tensor<4xi8>) -> (tensor<4xui8>, tensor<1xi32>)
+    results: sm8 has 1, found 2
+%y = qvit.int_softmax %x tables(%t : tensor<256xui16>) by #qvit.sm8_late : (tensor<4xi8>) -> tensor<4xui8>
+    results: sm8_late has 2, found 1
+%y, %z = qvit.int_softmax %x tables(%t : tensor<256xui16>) by #qvit.sm8_late : (tensor<3x4xi8>) -> (tensor<3x4xui8>, tensor<3xi32>)
+    result: expected shape (3, 1), found (3,)
+%y = qvit.int_softmax %x tables(%t : tensor<256xui16>) mask(%m : tensor<4xi8>) by #qvit.sm8<top = 255> : (tensor<4xi8>) -> tensor<4xui8>
+    mask: expected elements of type ui1, found i8
+%y = qvit.int_softmax %x tables(%t : tensor<256xui16>) mask(%m : tensor<2x4xui1>) by #qvit.sm8<top = 255> : (tensor<4xi8>) -> tensor<4xui8>
+    mask: (2, 4) does not broadcast to (4,)
+%y = qvit.int_softmax %x tables(%t : tensor<256xui16>) mask(%m : tensor<3xui1>) by #qvit.sm8<top = 255> : (tensor<4xi8>) -> tensor<4xui8>
+    shapes (3,) and (4,) do not broadcast
+%y = qvit.int_function %x tables(%t : tensor<256xi8>) by #qvit.ln<guard = 1, epsilon = 0> : (tensor<4xi8>) -> tensor<4xi8>
+    approximation: ln is not one of elementwise functions
+%y = qvit.int_function %x tables(%t : tensor<256xi8>) by #qvit.table<lowest = -128> : (tensor<4xf32>) -> tensor<4xi8>
+    input: expected a tensor of integers, found tensor<4xf32>
+%y = qvit.int_function %x tables(%t : tensor<256xi8>) by #qvit.table<lowest = -128> : (tensor<4xi8>) -> tensor<4xf32>
+    result: expected a tensor of integers, found tensor<4xf32>
+%y = qvit.int_function %x tables(%t : tensor<256xi8>) by #qvit.table<lowest = -128> : (tensor<4xi8>) -> tensor<5xi8>
+    result: expected shape (4,), found (5,)
+%y = qvit.int_function %x tables(%t : tensor<256xi8>) by #qvit.table<lowest = -128, highest = 127> : (tensor<4xi8>) -> tensor<4xi8>
+    table: expected the parameters lowest; found lowest, highest
+%y = qvit.int_function %x tables(%t : tensor<256xi8>) input_zero_point <128> by #qvit.table<lowest = -128> : (tensor<4xi8>) -> tensor<4xi8>
+    input: zero point 128 is outside i8 (-128..127)
+%y = qvit.int_function %x tables(%t : tensor<256xi8>) input_zero_point <[1, 2]> by #qvit.table<lowest = -128> : (tensor<2xi8>) -> tensor<2xi8>
+    input_zero_point: only one zero point for the whole tensor is possible here
+%y = qvit.int_layer_norm %x tables(%g, %b : tensor<4xi32>, tensor<4xi32>) by #qvit.sm8<top = 1> : (tensor<4xi8>) -> tensor<4xi8>
+    approximation: sm8 is not one of layer normalisation
+%y = qvit.int_layer_norm %x tables(%g, %b : tensor<4xi32>, tensor<4xi32>) by #qvit.ln<guard = 0, epsilon = 0> : (tensor<4xi8>) -> tensor<4xi8>
+    ln: guard must be in 1..20, found 0
+%y = qvit.int_layer_norm %x tables(%g, %b : tensor<4xi32>, tensor<4xi32>) by #qvit.ln<guard = 1, guard = 1> : (tensor<4xi8>) -> tensor<4xi8>
+    ln: guard is given twice
+%y = qvit.int_layer_norm %x tables(%g, %b : tensor<4xi32>, tensor<4xi32>) by #qvit.ln<guard = 1, epsilon = 0> : (tensor<4xf32>) -> tensor<4xi8>
+    input: expected a tensor of integers, found tensor<4xf32>
+%y = qvit.int_layer_norm %x tables(%g : tensor<4xi32>) by #qvit.ln<guard = 1, epsilon = 0> : (tensor<4xi8>) -> tensor<4xi8>
+    tables: ln takes 2 (gain, offset), found 1
+%y = qvit.int_layer_norm %x tables(%g, %b : tensor<4xi32>, tensor<2xi32>) by #qvit.ln<guard = 1, epsilon = 0> : (tensor<2x4xi8>) -> tensor<2x4xi8>
+    offset: expected one number a channel, (4,), found tensor<2xi32>
+%y = qvit.int_layer_norm %x tables(%g, %b : tensor<4xi32>, tensor<4xi32>) by #qvit.ln<guard = 1, epsilon = 0> : (tensor<i8>) -> tensor<i8>
+    input: expected at least one dimension, found a scalar
+%y = qvit.int_layer_norm %x tables(%g, %b : tensor<4xi32>, tensor<4xi32>) by #qvit.ln<guard = 1, epsilon = 0> : (tensor<4xi8>) -> tensor<4xf32>
+    result: expected a tensor of integers, found tensor<4xf32>
+%y = qvit.int_layer_norm %x tables(%g, %b : tensor<4xi32>, tensor<4xi32>) by #qvit.ln<guard = 1, epsilon = 0> : (tensor<4xi8>) -> tensor<3xi8>
+    result: expected shape (4,), found (3,)
 
 # shape
 %y = qvit.reshape %x : tensor<2x3xi8> -> tensor<5xi8>

@@ -1,0 +1,224 @@
+"""Writes quantize and dequantize operations into a float module, with scales from statistics."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from xdsl.dialects.builtin import IntegerType, ModuleOp, Signedness
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import BlockArgument, Operation, SSAValue, Use
+from xdsl.rewriter import InsertPoint, Rewriter
+
+from qvit.dialects.attributes import QParamsAttr
+from qvit.dialects.ops.products import Conv2dOp, LinearOp
+from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
+from qvit.dialects.ops.weights import ConstantOp
+from qvit.dialects.provenance import describe, set_sources, sources
+from qvit.dialects.semantics.integers import Array, IntType, Rounding
+from qvit.dialects.semantics.quantization import quantize
+from qvit.dialects.types import element_of, is_float
+from qvit.dialects.weights import Weights
+from qvit.transforms.ptq.observers import Choice, Quantizer, choose
+from qvit.transforms.ptq.scheme import Quantization
+from qvit.transforms.ptq.sites import PRECEDENCE, Role, Site, find_sites, role, use_role
+from qvit.transforms.ptq.statistics import Statistics, joined, of_constant
+from qvit.transforms.ptq.weights import WeightCodes, quantize_weights
+
+
+@dataclass(frozen=True)
+class TensorChoice:
+    """What was chosen for a tensor. low, high: what was seen of it."""
+
+    src: str
+    role: Role
+    bits: int
+    signed: bool
+    scale: float
+    zero_point: int
+    low: float
+    high: float
+    octaves: float
+
+
+@dataclass(frozen=True)
+class WeightChoice:
+    """What was chosen for the weights of a layer. sqnr: of the weights, in dB; octaves: how far scales moved, one each.
+
+    nearest_error, error: of the layer's output, where powers of two were chosen by it.
+    """
+
+    src: str
+    bits: int
+    channels: int
+    sqnr: float
+    octaves: tuple[float, ...]
+    nearest_error: float
+    error: float
+
+
+@dataclass
+class Choices:
+    """All that was chosen."""
+
+    tensors: list[TensorChoice] = field(default_factory=list[TensorChoice])
+    weights: list[WeightChoice] = field(default_factory=list[WeightChoice])
+
+
+StatisticsOf = Callable[[SSAValue], Statistics]
+
+
+def insert(
+    module: ModuleOp, function: FuncOp, quantization: Quantization, statistics: Mapping[SSAValue, Statistics]
+) -> Choices:
+    """Quantize every site and every weight of `function`, in place. statistics: of every producer of a site."""
+    weights, choices = Weights(module), Choices()
+
+    def statistics_of(value: SSAValue) -> Statistics:
+        array = weights.array(value)
+        return statistics[value] if array is None else of_constant(array)
+
+    for site in find_sites(function):
+        _quantize_site(site, quantization, statistics_of, weights, choices)
+    for op in list(function.walk()):
+        if isinstance(op, LinearOp | Conv2dOp) and is_float(element_of(op.weight)):
+            _quantize_layer(op, quantization, weights, choices, statistics)
+    return choices
+
+
+def element(codes: IntType) -> IntegerType:
+    return IntegerType(codes.bits, Signedness.SIGNLESS if codes.signed else Signedness.UNSIGNED)
+
+
+def _names(values: Sequence[SSAValue]) -> list[str]:
+    return [name for v in values for name in (sources(v.owner) if isinstance(v.owner, Operation) else ("input",))]
+
+
+def _quantize_site(
+    site: Site, quantization: Quantization, statistics_of: StatisticsOf, weights: Weights, choices: Choices
+) -> None:
+    made = [*site.producers, *site.constants]
+    main = role(site)
+    quantizer = quantization.quantizer(main, _names(made))
+    if quantizer is None:
+        return
+    seen = joined([statistics_of(value) for value in made])
+    others = [use for use in site.uses if use_role(site, use) not in (None, main)]
+    narrower = _narrower(site, others, quantizer, quantization)
+    choice = choose(seen, quantizer)
+    choices.tensors.append(_tensor_choice(site, main, quantizer, choice, seen))
+    params = QParamsAttr.of(choice.scale, choice.zero_point)
+    for value in site.producers:
+        _behind(value, params, quantizer.type)
+    for value in site.constants:
+        _constant(value, params, quantizer.type, weights)
+    for other, its_role in narrower:
+        use, its = other
+        its_choice = choose(seen, its)
+        choices.tensors.append(_tensor_choice(site, its_role, its, its_choice, seen))
+        _in_front(use, QParamsAttr.of(its_choice.scale, its_choice.zero_point), its.type)
+
+
+def _narrower(
+    site: Site, uses: Sequence[Use], quantizer: Quantizer, quantization: Quantization
+) -> list[tuple[tuple[Use, Quantizer], Role]]:
+    """Uses by products of a site with wider codes: these are requantized in front of them."""
+    found: list[tuple[tuple[Use, Quantizer], Role]] = []
+    for use in uses:
+        its_role = use_role(site, use)
+        assert its_role in PRECEDENCE
+        its = quantization.quantizer(its_role, _names([*site.producers, *site.constants]))
+        if its is not None and its.bits < quantizer.bits:
+            found.append(((use, its), its_role))
+    return found
+
+
+def _tensor_choice(site: Site, role: Role, quantizer: Quantizer, choice: Choice, seen: Statistics) -> TensorChoice:
+    codes = quantizer.type
+    numbers = (choice.scale, choice.zero_point, seen.low, seen.high, choice.octaves)
+    return TensorChoice(site.name, role, codes.bits, codes.signed, *numbers)
+
+
+def _pair(value: SSAValue, params: QParamsAttr, codes: IntType) -> tuple[QuantizeOp, DequantizeOp]:
+    q = QuantizeOp(value, params, element(codes))
+    dq = DequantizeOp(q.result, params, element_of(value))
+    if isinstance(value.owner, Operation):
+        for op in (q, dq):
+            set_sources(op, sources(value.owner))
+    return q, dq
+
+
+def _behind(value: SSAValue, params: QParamsAttr, codes: IntType) -> None:
+    """value => dq(q(value)) for all its users."""
+    q, dq = _pair(value, params, codes)
+    point = InsertPoint.at_start(value.owner) if isinstance(value, BlockArgument) else InsertPoint.after(value.owner)
+    value.replace_uses_with_if(dq.result, lambda use: use.operation is not q)
+    Rewriter.insert_op([q, dq], point)
+
+
+def _in_front(use: Use, params: QParamsAttr, codes: IntType) -> None:
+    """op(x) => op(dq(q(x)))."""
+    q, dq = _pair(use.operation.operands[use.index], params, codes)
+    Rewriter.insert_op([q, dq], InsertPoint.before(use.operation))
+    use.operation.operands[use.index] = dq.result
+
+
+def _constant(value: SSAValue, params: QParamsAttr, codes: IntType, weights: Weights) -> None:
+    """A constant's codes, dequantized."""
+    array = weights.array(value)
+    assert array is not None
+    scale, zero = weights.scale(params.scale), weights.zero_point(params.zero_point)
+    made = quantize(array.astype(np.float64), scale, zero, Rounding.HALF_EVEN, codes)
+    _replace_constant(value, made, params, codes)
+
+
+def _replace_constant(value: SSAValue, codes: Array, params: QParamsAttr, type: IntType) -> None:
+    assert isinstance(value.owner, Operation)
+    constant = ConstantOp(codes, element(type))
+    dq = DequantizeOp(constant.result, params, element_of(value))
+    for op in (constant, dq):
+        set_sources(op, sources(value.owner))
+    Rewriter.replace_op(value.owner, [constant, dq])
+
+
+def _quantize_layer(
+    op: LinearOp | Conv2dOp,
+    quantization: Quantization,
+    weights: Weights,
+    choices: Choices,
+    statistics: Mapping[SSAValue, Statistics],
+) -> None:
+    array = weights.array(op.weight)
+    if array is None:
+        return
+    quantizer = quantization.weight_quantizer(sources(op))
+    gram = _gram(op, statistics) if quantizer.needs_gram else None
+    made = quantize_weights(array, quantizer, gram)
+    choices.weights.append(_weight_choice(op, array, made))
+    axis = 0 if made.scale.ndim else None
+    constant = ConstantOp(made.codes, element(quantizer.type))
+    dq = DequantizeOp(constant.result, QParamsAttr.of(made.scale if axis == 0 else float(made.scale), 0, axis))
+    if isinstance(op.weight.owner, Operation):
+        for new in (constant, dq):
+            set_sources(new, sources(op.weight.owner))
+    Rewriter.insert_op([constant, dq], InsertPoint.before(op))
+    op.operands[1] = dq.result
+
+
+def _gram(op: LinearOp | Conv2dOp, statistics: Mapping[SSAValue, Statistics]) -> Array | None:
+    """The second moments of a linear layer's input, looked for behind what only moves it."""
+    value = op.input
+    while (owner := value.owner) and isinstance(owner, Operation) and value not in statistics and owner.operands:
+        value = owner.operands[0]
+    found = statistics.get(value)
+    return found.gram if found is not None and found.gram.size else None
+
+
+def _weight_choice(op: LinearOp | Conv2dOp, array: Array, made: WeightCodes) -> WeightChoice:
+    scale = np.broadcast_to(made.scale.astype(np.float64), len(array)).reshape(-1, *[1] * (array.ndim - 1))
+    noise = float(((array - made.codes * scale) ** 2).sum())
+    power = float((array.astype(np.float64) ** 2).sum())
+    sqnr = 10 * np.log10(power / noise) if noise and power else np.inf
+    octaves = np.log2(np.atleast_1d(made.scale / made.ideal))
+    moved = tuple(float(v) for v in octaves) if np.any(octaves) else ()
+    bits = int(np.abs(made.codes).max(initial=1)).bit_length() + 1
+    return WeightChoice(describe(op), bits, made.scale.size, float(sqnr), moved, made.nearest_error, made.error)

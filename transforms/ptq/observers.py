@@ -1,0 +1,160 @@
+"""From what was seen of a tensor to its scale and zero point."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from math import frexp, log2
+
+import numpy as np
+
+from qvit.dialects.semantics.integers import Array, IntType
+from qvit.transforms.ptq.statistics import Statistics
+
+
+class Observer(StrEnum):
+    """How a range is chosen."""
+
+    MIN_MAX = "min-max"
+    """Everything that was seen."""
+    EMA = "ema"
+    """The exponential moving average of the batches' ranges (I-ViT)."""
+    PERCENTILE = "percentile"
+    """All but the outermost values, as many on each side."""
+    MSE = "mse"
+    """The share of the range, of 1, 0.95 .. 0.3, whose codes are off by the least squared error."""
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """How the codes of a tensor are chosen.
+
+    bits: 2..32; symmetric: zero point 0, in signed codes; else unsigned codes with a zero point. margin: both ends of the
+    range are multiplied by it, for inputs that reach farther than the samples. percentile: of the values that stay inside.
+    power_of_two: the scale is rounded to one, up ("ceil"), down ("floor"), to the nearest, or as the mean squared error
+    asks ("adaptive"); "" leaves it. scale: one that is given, for results whose range is known (0: none); with a zero point
+    of 0.
+    """
+
+    bits: int = 8
+    symmetric: bool = False
+    observer: Observer = Observer.MIN_MAX
+    margin: float = 1.0
+    percentile: float = 99.99
+    power_of_two: str = ""
+    scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 32:
+            raise ValueError(f"bits must be in 2..32, found {self.bits}")
+        if not self.margin > 0:
+            raise ValueError(f"margin must be positive, found {self.margin}")
+        if not 50 < self.percentile <= 100:
+            raise ValueError(f"percentile must be in 50..100, found {self.percentile}")
+        if self.power_of_two not in ("", *ROUNDINGS, "adaptive"):
+            known = ", ".join((*ROUNDINGS, "adaptive"))
+            raise ValueError(f"power_of_two must be one of {known}, found {self.power_of_two!r}")
+        if not self.scale >= 0:
+            raise ValueError(f"scale must be positive, or 0 for none, found {self.scale}")
+        if not self.symmetric and self.bits > 16:
+            raise ValueError(f"codes with a zero point have at most 16 bits, found {self.bits}")
+
+    @property
+    def type(self) -> IntType:
+        return IntType(self.bits, self.symmetric)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A scale and zero point. ideal: the scale before it was rounded to a power of two."""
+
+    scale: float
+    zero_point: int
+    ideal: float
+
+    @property
+    def octaves(self) -> float:
+        """How far the scale moved."""
+        return log2(self.scale / self.ideal)
+
+
+def _nearest(scale: float) -> int:
+    """The exponent of the power of two that is nearest on the linear scale (P2-ViT)."""
+    mantissa, exponent = frexp(scale)  # scale = mantissa 2^exponent, 1/2 <= mantissa < 1
+    return exponent if mantissa > 0.75 else exponent - 1
+
+
+ROUNDINGS: dict[str, Callable[[float], int]] = {
+    "nearest": _nearest,
+    "floor": lambda scale: frexp(scale)[1] - 1,
+    "ceil": lambda scale: frexp(scale)[1] - (frexp(scale)[0] == 0.5),
+}
+"""From a scale to the exponent of a power of two, exactly (by frexp, not by a logarithm)."""
+
+
+def choose(statistics: Statistics, quantizer: Quantizer) -> Choice:
+    """The scale and zero point for what was seen. A tensor that was constantly 0 gets scale 1."""
+    if quantizer.scale:
+        return Choice(quantizer.scale, 0, quantizer.scale)
+    low, high = _range(statistics, quantizer)
+    if quantizer.observer is Observer.MSE:
+        shares = [1 - 0.05 * i for i in range(15)]
+        tried = [(_error(statistics, _fit(low * f, high * f, quantizer), quantizer), -f) for f in shares]
+        share = -min(tried)[1]
+        low, high = low * share, high * share
+    choice = _fit(low, high, quantizer)
+    if not quantizer.power_of_two:
+        return choice
+    exponents = _exponents(choice.scale, quantizer.power_of_two)
+    rounded = [_at(2.0**exponent, choice, low, quantizer) for exponent in exponents]
+    return min(rounded, key=lambda c: _error(statistics, c, quantizer)) if len(rounded) > 1 else rounded[0]
+
+
+def _exponents(scale: float, rounding: str) -> list[int]:
+    if rounding != "adaptive":
+        return [ROUNDINGS[rounding](scale)]
+    first = ROUNDINGS["floor"](scale)
+    return [first + i for i in (-1, 0, 1, 2)]  # P2-ViT's candidates
+
+
+def _range(statistics: Statistics, quantizer: Quantizer) -> tuple[float, float]:
+    """Both ends, 0 inside, with the margin."""
+    low, high = statistics.low, statistics.high
+    match quantizer.observer:
+        case Observer.EMA:
+            low, high = statistics.average_low, statistics.average_high
+        case Observer.PERCENTILE if statistics.sample.size:
+            outside = (100 - quantizer.percentile) / 2
+            low, high = (float(v) for v in np.percentile(statistics.sample, [outside, 100 - outside]))
+        case _:
+            pass
+    return min(low, 0.0) * quantizer.margin, max(high, 0.0) * quantizer.margin
+
+
+def _fit(low: float, high: float, quantizer: Quantizer) -> Choice:
+    """The finest float32 scale whose codes reach from low to high."""
+    codes = quantizer.type
+    if quantizer.symmetric:
+        scale = max(high / codes.hi, -low / codes.hi)
+        scale = float(np.float32(scale)) or 1.0
+        return Choice(scale, 0, scale)
+    scale = float(np.float32((high - low) / codes.hi)) or 1.0
+    return Choice(scale, min(max(round(-low / scale), codes.lo), codes.hi), scale)
+
+
+def _at(scale: float, ideal: Choice, low: float, quantizer: Quantizer) -> Choice:
+    """The same range with another scale."""
+    codes = quantizer.type
+    zero = 0 if quantizer.symmetric else min(max(round(-low / scale), codes.lo), codes.hi)
+    return replace(ideal, scale=scale, zero_point=zero)
+
+
+def quantized(x: Array, choice: Choice, codes: IntType) -> Array:
+    """The real numbers that the codes of x stand for."""
+    code = np.clip(np.rint(x / choice.scale) + choice.zero_point, codes.lo, codes.hi)
+    return (code - choice.zero_point) * choice.scale
+
+
+def _error(statistics: Statistics, choice: Choice, quantizer: Quantizer) -> float:
+    """The squared error of codes, over the sample and the ends of the range."""
+    x = np.append(statistics.sample.astype(np.float64), [statistics.low, statistics.high])
+    return float(((x - quantized(x, choice, quantizer.type)) ** 2).sum())

@@ -1,0 +1,118 @@
+"""What a scheme asks of quantization: a quantizer for each role of a tensor, one for weights, and what comes before."""
+
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from qvit.transforms.ptq.observers import Observer, Quantizer
+from qvit.transforms.ptq.sites import Role
+from qvit.transforms.ptq.weights import Fit, WeightQuantizer
+
+
+@dataclass(frozen=True)
+class Override:
+    """Other settings for some tensors: `match` is a pattern of source node names, roles are those it is for (all if none)."""
+
+    match: str
+    roles: tuple[Role, ...] = ()
+    weights: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def concerns(self, names: Iterable[str]) -> bool:
+        return any(fnmatchcase(name, self.match) for name in names)
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """The numbers of a scheme.
+
+    roles: a quantizer for each role; a role without one stays as it is. smoothing: the exponent alpha by which ranges move
+    from the outputs of layer normalisations into the weights behind them, 0 for none; smooth_to_powers: by powers of two.
+    centre_keys: subtract from keys what is common to all tokens, which softmax does not see.
+    """
+
+    roles: Mapping[Role, Quantizer]
+    weights: WeightQuantizer = field(default_factory=WeightQuantizer)
+    smoothing: float = 0.0
+    smooth_to_powers: bool = False
+    centre_keys: bool = False
+    overrides: tuple[Override, ...] = ()
+
+    def quantizer(self, role: Role, names: Sequence[str]) -> Quantizer | None:
+        """For a tensor of that role, made by source nodes of these names; the last override that concerns it wins."""
+        found = self.roles.get(role)
+        for override in self.overrides:
+            if not override.weights and (not override.roles or role in override.roles) and override.concerns(names):
+                found = replace(found or Quantizer(), **override.settings)
+        return found
+
+    def weight_quantizer(self, names: Sequence[str]) -> WeightQuantizer:
+        """For the weights of a layer with these names."""
+        found = self.weights
+        for override in self.overrides:
+            if override.weights and override.concerns(names):
+                found = replace(found, **override.settings)
+        return found
+
+    @property
+    def needs_gram(self) -> bool:
+        return self.weights.needs_gram or any(
+            override.weights and replace(self.weights, **override.settings).needs_gram for override in self.overrides
+        )
+
+
+def all_roles(operand: Quantizer, wide: Quantizer, **others: Quantizer | None) -> dict[Role, Quantizer]:
+    """`operand` for what products take, `wide` for the rest, `others` by the names of roles (None: none)."""
+    products = (Role.PIXELS, Role.LINEAR, Role.HIDDEN, Role.ATTENTION, Role.PROBABILITIES)
+    chosen = {role: operand if role in products else wide for role in Role} | {
+        Role(name): quantizer for name, quantizer in others.items()
+    }
+    return {role: quantizer for role, quantizer in chosen.items() if quantizer is not None}
+
+
+class BadOverrides(ValueError):
+    """A file of overrides that does not say what it should; the message names the entry."""
+
+
+def read_overrides(path: Path) -> tuple[Override, ...]:
+    """Overrides from a TOML file: `[[override]]` tables with `match`, `roles` or `weights = true`, and settings.
+
+    BadOverrides names the entry that is wrong.
+    """
+    try:
+        document = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadOverrides(f"{path}: {error}") from error
+    entries = document.pop("override", [])
+    if document or not isinstance(entries, list):
+        raise BadOverrides(
+            f"{path}: expected [[override]] tables alone, found {', '.join(document) or 'something else'}"
+        )
+    return tuple(_override(entry, f"{path}: override {i + 1}") for i, entry in enumerate(entries))
+
+
+def _override(entry: Any, where: str) -> Override:
+    if not isinstance(entry, dict) or not isinstance(entry.get("match"), str):
+        raise BadOverrides(f'{where}: expected match = "PATTERN" of source node names')
+    settings = dict(entry)
+    match, weights, names = settings.pop("match"), settings.pop("weights", False), settings.pop("roles", [])
+    try:
+        roles = tuple(Role(name) for name in names)
+    except (ValueError, TypeError):
+        raise BadOverrides(f"{where}: roles are of {', '.join(Role)}; found {names}") from None
+    kind = WeightQuantizer if weights else Quantizer
+    known = {f.name for f in fields(kind)}
+    if unknown := set(settings) - known:
+        raise BadOverrides(f"{where}: unknown {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}")
+    try:
+        if "observer" in settings:
+            settings["observer"] = Observer(settings["observer"])
+        if "fit" in settings:
+            settings["fit"] = Fit(settings["fit"])
+        kind(**settings)
+    except (ValueError, TypeError) as error:
+        raise BadOverrides(f"{where}: {error}") from None
+    return Override(match, roles, bool(weights), settings)
