@@ -61,7 +61,7 @@ func.func @wide(%x: tensor<4xi32>) -> tensor<4xi32> {
 // CHECK-LABEL: @wide
 // CHECK-NEXT:    by #qvit.real<0.3 / 0.7>
 // FIXED-LABEL: @wide
-// FIXED-NEXT:    by #qvit.dyadic<1840700374, 32> rounding half_away
+// FIXED-NEXT:    by #qvit.dyadic<1840700374, 32> {qvit.src = ["wide"]}
 
 // Both terms at one shift; each rounded, at its own.
 func.func @sums(%a: tensor<4xi8>, %b: tensor<4xi8>) -> (tensor<4xi8>, tensor<4xi8>, tensor<4xi8>) {
