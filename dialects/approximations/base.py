@@ -100,13 +100,7 @@ class SoftmaxSpec:
 
 @dataclass(frozen=True)
 class SoftmaxApproximation(Approximation):
-    """Softmax over the last axis.
-
-    Where `late`, the results are weights and the sums of rows: what is a product with the weights is to be divided by the
-    sums and multiplied by `Built.scale`.
-    """
-
-    late: ClassVar[bool] = False
+    """Softmax over the last axis."""
 
     late: ClassVar[bool] = False
     """Whether there is a second result, the row sums [..., 1]: the probability is scale * first / second."""

@@ -7,6 +7,7 @@ writes the four .idx.gz files into data/. Elsewhere, put the same four files the
 
 import argparse
 import gzip
+import hashlib
 import subprocess
 import tempfile
 from pathlib import Path
@@ -14,6 +15,12 @@ from pathlib import Path
 import numpy as np
 
 PACKAGE = "dataset-fashion-mnist"
+SHA256 = {  # of the four files
+    "t10k-images-idx3-ubyte.gz": "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
+    "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
+    "train-images-idx3-ubyte.gz": "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
+    "train-labels-idx1-ubyte.gz": "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
+}
 
 
 def load(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -39,7 +46,10 @@ def fetch(folder: Path) -> None:
         deb = next(Path(scratch).glob("*.deb"))
         subprocess.run(["dpkg-deb", "-x", deb, scratch], check=True)
         for file in Path(scratch).glob("usr/share/datasets/fashion-mnist/*.gz"):
-            (folder / file.name).write_bytes(file.read_bytes())
+            content = file.read_bytes()
+            if (found := hashlib.sha256(content).hexdigest()) != SHA256.get(file.name):
+                raise SystemExit(f"{PACKAGE} has a {file.name} with sha256 {found}, expected {SHA256.get(file.name)}")
+            (folder / file.name).write_bytes(content)
             print(folder / file.name)
 
 

@@ -1,6 +1,6 @@
 """Export the trained ViT to ONNX, quantize it with ONNX Runtime, and put some test images beside it.
 
-    python data.py --fetch data && python quantize.py --data data     # needs torch, onnx and onnxruntime
+    python -m fashion_mnist.quantize     # in the folder above, after train.py; needs torch, onnx and onnxruntime
 
 writes vit.onnx (float, opset 17, any batch), vit_int8.onnx (QDQ: uint8 activations, int8 weights per channel, MatMul,
 Gemm and Conv) and test_images.npz (the first images of the test set, uint8 [N, 28, 28], with their labels).
@@ -11,30 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
-from data import load, normalize
-from model import ViT
+from fashion_mnist.data import load, normalize
+from fashion_mnist.model import ViT
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from safetensors.torch import load_file
+from small_vit import export
 
 HERE = Path(__file__).parent
 CALIBRATION_IMAGES = 512
 TEST_IMAGES = 300
-
-
-def export(path: Path) -> None:
-    model = ViT()
-    model.load_state_dict(load_file(HERE / "vit.safetensors"))
-    torch.onnx.export(
-        model.eval(),
-        (torch.zeros(2, 1, 28, 28),),
-        path,
-        opset_version=17,
-        input_names=["image"],
-        output_names=["logits"],
-        dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
-        dynamo=False,
-    )
 
 
 class Images(CalibrationDataReader):
@@ -53,7 +37,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=HERE / "data")
     args = parser.parse_args()
 
-    export(HERE / "vit.onnx")
+    export(ViT(), HERE / "vit.safetensors", HERE / "vit.onnx")
     images, _ = load(args.data, "train")
     quantize_static(
         HERE / "vit.onnx",

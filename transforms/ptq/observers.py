@@ -31,7 +31,8 @@ class Quantizer:
     bits: 2..32; symmetric: zero point 0, in signed codes; else unsigned codes with a zero point. margin: both ends of the
     range are multiplied by it, for inputs that reach farther than the samples. percentile: of the values that stay inside.
     power_of_two: the scale is rounded to one, up ("ceil"), down ("floor"), to the nearest, or as the mean squared error
-    asks ("adaptive"); "" leaves it.
+    asks ("adaptive"); "" leaves it. scale: one that is given, for results whose range is known (0: none); with a zero point
+    of 0.
     """
 
     bits: int = 8
@@ -40,6 +41,7 @@ class Quantizer:
     margin: float = 1.0
     percentile: float = 99.99
     power_of_two: str = ""
+    scale: float = 0.0
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 32:
@@ -51,6 +53,8 @@ class Quantizer:
         if self.power_of_two not in ("", *ROUNDINGS, "adaptive"):
             known = ", ".join((*ROUNDINGS, "adaptive"))
             raise ValueError(f"power_of_two must be one of {known}, found {self.power_of_two!r}")
+        if not self.scale >= 0:
+            raise ValueError(f"scale must be positive, or 0 for none, found {self.scale}")
         if not self.symmetric and self.bits > 16:
             raise ValueError(f"codes with a zero point have at most 16 bits, found {self.bits}")
 
@@ -89,6 +93,8 @@ ROUNDINGS: dict[str, Callable[[float], int]] = {
 
 def choose(statistics: Statistics, quantizer: Quantizer) -> Choice:
     """The scale and zero point for what was seen. A tensor that was constantly 0 gets scale 1."""
+    if quantizer.scale:
+        return Choice(quantizer.scale, 0, quantizer.scale)
     low, high = _range(statistics, quantizer)
     if quantizer.observer is Observer.MSE:
         shares = [1 - 0.05 * i for i in range(15)]

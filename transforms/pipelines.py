@@ -1,0 +1,151 @@
+"""The schemes: what each asks of quantization, and the passes that take a quantized module to integers, in their order.
+
+Passes run on modules with quantize and dequantize operations, from post-training quantization here (`qvit-compile`) or from
+elsewhere (`qvit-opt model_int8.onnx --best`):
+
+1. delay-dequant: products take codes. First, for all that follows matches what then stands between products. Biases are
+   rounded into accumulators (`bounded`), else every one of them would stay a float addition.
+2. integerize: what stands between dequantize and quantize becomes one integer operation, by the scheme's approximations.
+   Before requantize is lowered, for it makes requantizes of its own, by real factors.
+3. lower-requant: real factors become multipliers and shifts, or shifts alone. After all that makes or folds factors:
+   products of multipliers would round twice.
+4. canonicalize, cse, dce: what is left without a use, and what was made twice.
+5. range-analysis: no accumulator, sum or intermediate overflows, with the actual weights. On the final operations.
+6. verify-integer-only: no float is left. Last, as it is the promise.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass
+from xdsl.transforms.canonicalize import CanonicalizePass
+from xdsl.transforms.common_subexpression_elimination import CommonSubexpressionElimination
+
+from qvit.transforms.delay_dequant import DelayDequantPass
+from qvit.transforms.integerize import IntegerizePass
+from qvit.transforms.lower_requant import LowerRequantPass
+from qvit.transforms.ptq.observers import Observer, Quantizer
+from qvit.transforms.ptq.scheme import Quantization, all_roles
+from qvit.transforms.ptq.weights import WeightQuantizer
+from qvit.transforms.range_analysis import RangeAnalysisPass
+from qvit.transforms.verify_integer_only import VerifyIntegerOnlyPass
+
+WIDE = Quantizer(16, symmetric=True, margin=2.0)
+"""What no product takes: 16 bits leave room for a margin of 2 (the residual stream of unseen inputs reaches farther)."""
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A way from floats to integers. published: its approximations as printed in the papers, where those differ."""
+
+    name: str
+    summary: str
+    quantization: Quantization
+    integerize: IntegerizePass
+    lower: LowerRequantPass
+    published: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def passes(self, *, published: bool = False, unchecked: bool = False) -> tuple[ModulePass, ...]:
+        """In the order that the file's docstring gives reasons for."""
+        changes: dict[str, Any] = {**(self.published if published else {}), "unchecked": unchecked}
+        return (
+            DelayDequantPass(allow_bounded=True),
+            replace(self.integerize, **changes),
+            self.lower,
+            CanonicalizePass(),
+            CommonSubexpressionElimination(),
+            RangeAnalysisPass(),
+            VerifyIntegerOnlyPass(),
+        )
+
+
+def _scheme(name: str, summary: str, quantization: Quantization, **passes: Any) -> Scheme:
+    lower = {key: passes.pop(key) for key in ("form", "rounding") if key in passes}
+    published = passes.pop("published", {})
+    return Scheme(name, summary, quantization, IntegerizePass(**passes), LowerRequantPass(**lower), published)
+
+
+_SIGNED = Quantizer(8, symmetric=True)
+_UNSIGNED = Quantizer(8, margin=1.1)
+
+BEST = _scheme(
+    "best",
+    "Our own functions: late division of attention, tables, exact normalisation; one rounding for each step.",
+    Quantization(
+        all_roles(
+            _UNSIGNED,
+            WIDE,
+            pixels=Quantizer(8),  # a pixel's range is known
+            attention=Quantizer(8, symmetric=True, margin=1.1),  # no zero points in products of activations
+            probabilities=None,  # weights relative to the row's maximum, divided by its sum behind the product
+            scores=_SIGNED,  # the table of exponentials takes 8 bits
+        ),
+        WeightQuantizer(8),
+        smoothing=0.5,
+        centre_keys=True,
+    ),
+    softmax="sm8-late+sw-late",
+    function="table+quad+lin",
+    layer_norm="ln",
+    rounding="half_up",
+)
+
+I_VIT = _scheme(
+    "i-vit",
+    "I-ViT: Shiftmax, ShiftGELU, I-LayerNorm, dyadic requantization; symmetric throughout, residual stream of 16 bits.",
+    Quantization(
+        all_roles(
+            _SIGNED,
+            WIDE,
+            probabilities=Quantizer(16, symmetric=True, scale=2.0**-15),  # Shiftmax gives 15 fraction bits
+            scores=_SIGNED,
+            function=_SIGNED,
+        ),
+        WeightQuantizer(8),
+    ),
+    softmax="shiftmax",
+    function="shiftgelu",
+    layer_norm="i-layernorm",
+    round_each=True,
+    rounding="half_even",
+    published={
+        "softmax": "shiftmax-published",
+        "function": "shiftgelu-published",
+        "layer_norm": "i-layernorm-published",
+    },
+)
+
+SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (BEST, I_VIT)}
+"""All schemes by name."""
+
+__all__ = ["SCHEMES", "Observer", "Scheme", "SchemePass", "scheme_pass"]
+
+
+@dataclass(frozen=True)
+class SchemePass(ModulePass):
+    """What the passes of schemes share: all of a scheme's passes, in their order."""
+
+    name: ClassVar[str] = "scheme"
+    scheme: ClassVar[Scheme]
+
+    published: bool = False
+    unchecked: bool = False
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        for step in self.scheme.passes(published=self.published, unchecked=self.unchecked):
+            step.apply(ctx, op)
+
+
+def scheme_pass(scheme: Scheme) -> type[SchemePass]:
+    """The pass `--<scheme>`."""
+    text = f"""{scheme.summary}
+
+    Legal on modules whose tensors are quantized: delay-dequant, integerize, lower-requant, canonicalize, cse,
+    range-analysis and verify-integer-only, one after another. `published` takes the approximations as the papers print
+    them, which refuses where their conditions fail; `unchecked` takes them there too. Afterwards @main has no float.
+    """
+    parts: dict[str, Any] = {"name": scheme.name, "scheme": scheme, "__doc__": text, "__module__": __name__}
+    return dataclass(frozen=True)(type(f"{scheme.name.title().replace('-', '')}Pass", (SchemePass,), parts))
