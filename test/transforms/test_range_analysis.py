@@ -203,20 +203,22 @@ def test_divisors(form: str, rounding: str, least: int, most: int) -> None:
     assert result_range(analyse(module), module).ends == (min(found), max(found))
 
 
-def test_a_reciprocal_may_be_smallest_before_a_power_of_two() -> None:
-    # R / 2^(n - 1) for a multiplier of 3 is floor(12 / 6) / 4 = 2/4, floor(12 / 7) / 4 = 1/4, floor(24 / 8) / 8 = 3/8
+@pytest.mark.parametrize(("most", "results"), [(8, [2000, 1000, 1500]), (9, [1000, 1500, 1000])])
+def test_a_reciprocal_may_grow_at_a_power_of_two(most: int, results: list[int]) -> None:
+    """R / 2^(n - 1), for a multiplier of 3 and 6, 7, 8, 9, is floor(12 / 6) / 4 = 2/4, then 1/4, 3/8, and 2/8."""
     text = ir_text.function(
         [
-            "%c = qvit.clip %z {low = 6 : i64, high = 8 : i64} : tensor<i32>",
+            f"%c = qvit.clip %z {{low = {most - 2} : i64, high = {most} : i64}} : tensor<i32>",
             "%d = qvit.constant dense<4000> : tensor<i16>",
             "%y = qvit.requantize %d by #qvit.dyadic<3, 0> divided_by %c : (tensor<i16>, tensor<i32>) -> tensor<i16>",
         ],
         {"%z": "tensor<i32>"},
     )
     module = ir_text.parse(text)
-    results = [run(module, [np.array(z, np.int32)])["output0"].item() for z in (6, 7, 8)]
-    assert results == [2000, 1000, 1500]
-    assert result_range(analyse(module), module).ends == (1000, 2000)
+    report = analyse(module)
+    assert [run(module, [np.array(z, np.int32)])["output0"].item() for z in range(most - 2, most + 1)] == results
+    assert result_range(report, module).ends == (min(results), max(results))
+    assert quantity(report, "product").lo <= 4000 * 1  # R = 1 for 7
 
 
 # --- the bounds of products with constant weights are reached ---
@@ -297,6 +299,12 @@ def test_the_bound_of_a_product_of_activations_is_reached_exactly() -> None:
     assert run(module, [a, b])["output0"].min() == found.lo.min()
 
 
+def test_sums_beyond_64_bits() -> None:
+    text = "%y = qvit.linear %x, %w : (tensor<3xi32>, tensor<1x3xi32>) -> tensor<1xi64>"
+    (found,) = analyse(ir_text.parse(ir_text.function(text))).quantities
+    assert (found.lo, found.hi, found.bits) == (-3 * 2**31 * (2**31 - 1), 3 * 2**62, 65)
+
+
 def test_channels_are_followed() -> None:
     """Through a requantize with a factor a channel, and what moves elements."""
     text = ir_text.function(
@@ -347,6 +355,19 @@ def test_a_residual_add_that_only_rational_numbers_decide() -> None:
     module = ir_text.parse(text)
     found = result_range(analyse(module), module)
     assert (found.lo.tolist(), found.hi.tolist()) == ([0, 1, 1], [1, 1, 2])
+
+
+def test_an_index_that_is_not_there() -> None:
+    """The run ends there; until then any slice may be meant."""
+    text = ir_text.function(
+        [
+            "%i = qvit.constant dense<[0, 2]> : tensor<2xi32>",
+            "%y = qvit.gather %x, %i axis 0 : (tensor<2xi4>, tensor<2xi32>) -> tensor<2xi4>",
+        ],
+        {"%x": "tensor<2xi4>"},
+    )
+    module = ir_text.parse(text)
+    assert result_range(analyse(module), module).ends == (-8, 7)
 
 
 # --- comparisons that intervals decide ---
@@ -538,6 +559,20 @@ def test_a_sum_of_elements_at_its_edge() -> None:
     assert len(analyse(ir_text.parse(ir_text.function(text.format(65537)))).failures) == 1
 
 
+def test_partial_sums_of_elements() -> None:
+    text = ir_text.function(
+        [
+            "%x = qvit.constant dense<[100, -100, 7]> : tensor<3xi8>",
+            "%y = qvit.reduce_sum %x {axes = array<i64: 0>, keepdims = false} : tensor<3xi8> -> tensor<i32>",
+        ],
+        {},
+    )
+    module = ir_text.parse(text)
+    report = analyse(module)
+    assert result_range(report, module).ends == (7, 7)
+    assert (quantity(report, "accumulator").lo, quantity(report, "accumulator").hi) == (-100, 107)
+
+
 @pytest.mark.parametrize(
     ("text", "what", "bits"),
     [
@@ -704,9 +739,9 @@ def test_intermediates_of_approximations(example: Example) -> None:
     "example", [e for e in EXAMPLES if isinstance(e.built.approximation, SoftmaxApproximation)], ids=lambda e: e.name
 )
 def test_masked_rows(example: Example) -> None:
-    module = approximated(example, mask=True)
+    module = approximated(example, "i2", mask=True)
     report = analyse(module)
-    type, rng = example.codes.type, np.random.default_rng(0)
+    type, rng = IntType(2), np.random.default_rng(0)
     for mask in (np.zeros(6), np.array([1, 0, 0, 0, 0, 0]), np.array([0, 1, 1, 0, 1, 0]), np.ones(6)):
         x = rng.integers(type.lo, type.hi, 6, endpoint=True).astype(type.dtype)
         assert_sound(module, [x, mask.astype(np.uint8)], report)
@@ -726,6 +761,20 @@ def test_codes_that_an_approximation_does_not_take(name: str) -> None:
         assert report.ranges[value].ends == (type.lo, type.hi)
 
 
+def test_the_zero_point_of_a_function() -> None:
+    text = ir_text.function(
+        [
+            f"%t = qvit.constant dense<{list(range(-128, 128))}> : tensor<256xi16>",
+            "%c = qvit.clip %x {low = -100 : i64, high = 100 : i64} : tensor<2xi8>",
+            "%y = qvit.int_function %c tables(%t : tensor<256xi16>) input_zero_point <3> by #qvit.table<lowest = -128>"
+            " : (tensor<2xi8>) -> tensor<2xi16>",
+        ],
+        {"%x": "tensor<2xi8>"},
+    )
+    module = ir_text.parse(text)
+    assert result_range(analyse(module), module).ends == (-103, 97)
+
+
 def test_tables_that_are_not_constants() -> None:
     example = next(e for e in EXAMPLES if e.name == "table")
     (failure,) = analyse(approximated(example, constant=False)).failures
@@ -735,21 +784,21 @@ def test_tables_that_are_not_constants() -> None:
 # --- attention, divided late ---
 
 
-def attention(length: int, zero: int, rounding: str = "half_up", mask: bool = False, scores: str = "i8") -> ModuleOp:
+def attention_text(length: int, zero: int, rounding: str = "half_up", mask: bool = False, scores: str = "i8") -> str:
     example = next(e for e in EXAMPLES if e.name == "sm8-late")
     table = example.built.tables[0][0].tolist()
     masked = f" mask(%m : tensor<{length}xui1>)" if mask else ""
     x, p, z, v = f"tensor<1x{length}x{scores}>", f"tensor<1x{length}xui8>", "tensor<1x1xi32>", f"tensor<{length}x2xi8>"
     softmax = f"qvit.int_softmax %x tables(%t : tensor<256xui16>){masked} by #qvit.sm8_late"
     form = f"#qvit.dyadic<1077936128, 18> divided_by %z zero_point <5> rounding {rounding}"
-    return ir_text.parse(f"""
+    return f"""
 func.func @main(%x: {x}, %v: {v}, %m: tensor<{length}xui1>) -> tensor<1x2xi16> {{
   %t = qvit.constant dense<{table}> : tensor<256xui16>
   %p, %z = {softmax} : ({x}) -> ({p}, {z})
   %a = qvit.matmul %p, %v rhs_zero_point <{zero}> : ({p}, {v}) -> tensor<1x2xi32>
   %y = qvit.requantize %a by {form} : (tensor<1x2xi32>, {z}) -> tensor<1x2xi16>
   func.return %y : tensor<1x2xi16>
-}}""")
+}}"""
 
 
 @pytest.mark.parametrize("rounding", ["half_up", "floor"])
@@ -757,7 +806,7 @@ func.func @main(%x: {x}, %v: {v}, %m: tensor<{length}xui1>) -> tensor<1x2xi16> {
 def test_the_average_of_attention_is_bounded_by_the_values(mask: bool, rounding: str) -> None:
     """y = 16 * 257 sum p v / sum E: rows where all entries but one are as small as they may be and still round up."""
     length = 40
-    module = attention(length, -3, rounding, mask)
+    module = ir_text.parse(attention_text(length, -3, rounding, mask))
     report = analyse(module)
     found = result_range(report, module)
     table = next(e for e in EXAMPLES if e.name == "sm8-late").built.tables[0][0]
@@ -780,24 +829,36 @@ def test_the_average_of_attention_is_bounded_by_the_values(mask: bool, rounding:
         assert_inside(found, run(module, [x, v, m])["output0"])
 
 
-def test_without_the_row_sums_the_average_is_not_assumed() -> None:
-    known = attention(40, 0)
-    other = ir_text.parse(
-        ir_text.function(
-            [
-                "%a = qvit.matmul %p, %v : (tensor<1x40xui8>, tensor<40x2xi8>) -> tensor<1x2xi32>",
-                "%y = qvit.requantize %a by #qvit.dyadic<1077936128, 18> divided_by %z"
-                " : (tensor<1x2xi32>, tensor<1x1xi32>) -> tensor<1x2xi16>",
-            ],
-            {"%p": "tensor<1x40xui8>", "%v": "tensor<40x2xi8>", "%z": "tensor<1x1xi32>"},
-        )
+@pytest.mark.parametrize(
+    ("what", "instead"),
+    [
+        ("divided_by %z", "divided_by %other"),
+        ("qvit.matmul %p, %v", "qvit.matmul %p, %v lhs_zero_point <1>"),
+        ("divided_by %z zero_point", "divided_by %z input_zero_point <1> zero_point"),
+        ("qvit.matmul %p, %v", "qvit.matmul %b, %v"),
+    ],
+)
+def test_what_is_no_average(what: str, instead: str) -> None:
+    """Sums that are not those of the weights, weights less a zero point, and weights that no softmax made."""
+    text = attention_text(40, 0).replace(what, instead)
+    text = text.replace("%m: ", "%b: tensor<1x40xui8>, %other: tensor<1x1xi32>, %m: ")
+    assert analyse(ir_text.parse(attention_text(40, 0))).values[-1].hi < 16 * 127 * 2
+    assert analyse(ir_text.parse(text)).values[-1].hi == 2**15 - 1
+
+
+def test_an_average_of_positive_values_may_be_0() -> None:
+    text = attention_text(4, 0, mask=True)
+    text = text.replace(
+        "%a = qvit.matmul %p, %v", "%c = qvit.clip %v {low = 100 : i64} : tensor<4x2xi8>\n%a = qvit.matmul %p, %c"
     )
-    assert result_range(analyse(other), other).ends == (-32768, 32767)
-    assert result_range(analyse(known), known).ends[1] < 16 * 127 * 2
+    module = ir_text.parse(text)
+    inputs = [np.zeros((1, 4), np.int8), np.full((4, 2), 127, np.int8), np.zeros(4, np.uint8)]
+    assert run(module, inputs)["output0"].tolist() == [[5, 5]]
+    assert result_range(analyse(module), module).ends[0] == 5
 
 
 def test_attention_whose_scores_are_too_wide() -> None:
-    report = analyse(attention(40, 0, scores="i16"))
+    report = analyse(ir_text.parse(attention_text(40, 0, scores="i16")))
     assert [failure.rule for failure in report.failures] == ["qvit.int_softmax"]
 
 
