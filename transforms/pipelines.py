@@ -28,7 +28,7 @@ from xdsl.utils.exceptions import DiagnosticException
 from qvit.transforms.delay_dequant import DelayDequantPass
 from qvit.transforms.integerize import IntegerizePass, IntegerReport
 from qvit.transforms.lower_requant import LowerRequantPass
-from qvit.transforms.ptq.observers import Quantizer
+from qvit.transforms.ptq.observers import Observer, Quantizer
 from qvit.transforms.ptq.scheme import Quantization, all_roles
 from qvit.transforms.ptq.weights import WeightQuantizer
 from qvit.transforms.range_analysis import RangeAnalysisPass
@@ -92,8 +92,8 @@ BEST = _scheme(
         smoothing=0.5,
         centre_keys=True,
     ),
-    softmax="sm8-late",
-    function="table",
+    softmax="sm8-late+sw-late",
+    function="table+quad+lin",
     layer_norm="ln",
     rounding="half_up",
 )
