@@ -25,10 +25,11 @@ from xdsl.transforms.canonicalize import CanonicalizePass
 from xdsl.transforms.common_subexpression_elimination import CommonSubexpressionElimination
 from xdsl.utils.exceptions import DiagnosticException
 
+from qvit.dialects.semantics.integers import Rounding
 from qvit.transforms.delay_dequant import DelayDequantPass
 from qvit.transforms.integerize import IntegerizePass, IntegerReport
 from qvit.transforms.lower_requant import LowerRequantPass
-from qvit.transforms.ptq.observers import Quantizer
+from qvit.transforms.ptq.observers import Observer, Quantizer
 from qvit.transforms.ptq.scheme import Quantization, all_roles
 from qvit.transforms.ptq.weights import WeightQuantizer
 from qvit.transforms.range_analysis import RangeAnalysisPass
@@ -91,9 +92,10 @@ BEST = _scheme(
         WeightQuantizer(8),
         smoothing=0.5,
         centre_keys=True,
+        rounding=Rounding.HALF_UP,  # an add and a shift
     ),
-    softmax="sm8-late",
-    function="table",
+    softmax="sm8-late+sw-late",
+    function="table+quad+lin",
     layer_norm="ln",
     rounding="half_up",
 )

@@ -28,7 +28,8 @@ def test_every_approximation_has_a_row() -> None:
 
 
 def test_the_rule_table_has_every_rule_with_its_exactness() -> None:
-    rows = [line for line in (ROOT / "transforms/README.md").read_text().splitlines() if line.startswith("| ")]
+    text = (ROOT / "transforms/README.md").read_text().partition("## --delay-dequant\n")[2].partition("\n## ")[0]
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
     stated: dict[str, str] = {}
     for row in rows:
         name, _, exactness = (cell.strip() for cell in row.strip("|").split("|"))
