@@ -246,3 +246,7 @@ def scheme_pass(scheme: Scheme) -> type[SchemePass]:
     """
     parts: dict[str, Any] = {"name": scheme.name, "scheme": scheme, "__doc__": text, "__module__": __name__}
     return dataclass(frozen=True)(type(f"{scheme.name.title().replace('-', '')}Pass", (SchemePass,), parts))
+
+
+SCHEME_PASSES: dict[str, type[SchemePass]] = {name: scheme_pass(scheme) for name, scheme in SCHEMES.items()}
+"""The pass of each scheme, by name."""
