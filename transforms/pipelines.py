@@ -119,7 +119,7 @@ I_VIT = _scheme(
         WeightQuantizer(8),
     ),
     softmax="shiftmax",
-    function="shiftgelu",
+    function="shiftgelu+table",  # what is no GELU has no other way
     layer_norm="i-layernorm",
     round_each=True,
     rounding="half_even",
@@ -144,7 +144,7 @@ I_BERT = _scheme(
         WeightQuantizer(8),
     ),
     softmax="i-softmax",
-    function="i-gelu",
+    function="i-gelu+table",  # as in i-vit
     layer_norm="ibert-layernorm",
     rounding="half_even",
     published={"function": "i-gelu-published", "layer_norm": "ibert-layernorm-published"},

@@ -12,7 +12,7 @@ from qvit.dialects.types import integer_of
 from qvit.frontends.onnx import import_onnx
 from qvit.tools.compiler import Compiled, compile_model
 from qvit.transforms.pipelines import SCHEMES
-from qvit.transforms.verify_integer_only import floats
+from qvit.transforms.verify_integer_only import floats_left
 
 FLOAT = [name for name, cells in ROWS.items() if len(cells) == 2]
 ONCE = {name for name in FLOAT if not name.startswith("plain_")} | {
@@ -66,9 +66,8 @@ def cosine(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
 def check(name: str) -> None:
     found = compiled(name)  # range-analysis and verify-integer-only are passes of the scheme, and raise
     found.module.verify()
-    main = find_function(found.module)
-    assert not floats(main)
-    assert all(integer_of(value) for op in main.walk() for value in op.results)
+    assert not floats_left(found.module)
+    assert all(integer_of(value) for op in find_function(found.module).walk() for value in op.results)
     inputs = batch(name, 77)
     expected, integers = run(read(name), inputs), execute(found.module, inputs)
     assert expected.keys() == integers.keys()
