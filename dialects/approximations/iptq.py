@@ -41,7 +41,7 @@ def _refinement(steps: float) -> int:
 
 
 def fit_polynomial(reach: float) -> tuple[float, float]:
-    """(a, b) with the least mean squared error of GELU on [-reach, reach]: b by a grid, a by least squares."""
+    """(a, b) with the least mean squared error of GELU on [-reach, reach] and a b^4 >= -1.1: a grid over b."""
     x = np.linspace(0, reach, 1025)
     u = x / sqrt(2)
     real = erf(u)
@@ -50,6 +50,7 @@ def fit_polynomial(reach: float) -> tuple[float, float]:
         powers = (np.minimum(u, -bs[:, None]) + bs[:, None]) ** 4 * x
         # (a power + x (1 - erf))^2 is least at a = sum(power x (erf - 1)) / sum(power^2)
         a = (powers * (x * (real - 1))).sum(-1) / np.maximum(np.square(powers).sum(-1), 1e-300)
+        a = np.maximum(a, -1.1 / bs**4)
         errors = np.square(a[:, None] * powers + x * (1 - real)).sum(-1)
         least = int(np.argmin(errors))
         return float(a[least]), float(bs[least])
@@ -115,15 +116,14 @@ class PolyGelu(FunctionApproximation):
         # at x > 0 it is w + 2 c, at x < 0 it is -w, at 0 it is c
         total = (min(2 * self.c, -w), max(w + 2 * self.c, 0))
         factor = (total[0] >> self.drop, total[1] >> self.drop)
-        ends = [x * g for x in codes for g in factor]
         return {
             "refined": (0, most << self.up),
-            "v": (self.b, 0),
+            "v": (self.b, min((most << self.up) + self.b, 0)),
             "v^2": (0, self.b * self.b),
             "w": (0, w),
             "sum": total,
             "factor": factor,
-            "y": (min(ends), max(ends)),
+            "y": (max(codes[1], 0) * (2 * self.c >> self.drop), min(codes[0], 0) * (-w >> self.drop)),
         }
 
     def check(self, codes: Interval, tables: Sequence[Array]) -> None:

@@ -166,12 +166,11 @@ class ItaGelu(FunctionApproximation):
         lowest, highest = max(codes[0], -127), max(codes[1], -127)
         square = self.b * self.b
         total = (min(2 * self.c, -square), max(square + 2 * self.c, 0))
-        ends = [x * g for x in (lowest, highest) for g in total]
         return {
-            "d": (self.b, 0),
+            "d": (self.b, min(max(abs(lowest), abs(highest)) + self.b, 0)),
             "d^2": (0, square),
             "sum": total,
-            "y": (min(ends), max(ends)),
+            "y": (max(highest, 0) * 2 * self.c, min(lowest, 0) * -square),
         }
 
     def check(self, codes: Interval, tables: Sequence[Array]) -> None:

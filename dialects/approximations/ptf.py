@@ -258,8 +258,8 @@ class PtfLayerNorm(LayerNormApproximation):
     bits; B = round((beta / S_out + zero point) 2^guard). M has bits - 1 to bits bits: the reciprocal square root of D, of
     30 bits, times |G|. Sound: no division, products below 2^63, no clipped shift, the mean is subtracted from X and not
     from a rounded product. Before the last rounding the result is off by at most |y - beta| (3 / 2^bits + 2e-8) + 1 / 2^guard
-    units, where epsilon is 0: with 16 bits never more than one unit of 8-bit codes from the correctly rounded one. gamma = 0 gives beta, a constant
-    row too.
+    units, where epsilon is 0: with 16 bits never more than one unit of 8-bit codes from the correctly rounded one. gamma =
+    0 gives beta, a constant row too.
     """
 
     bits: int
