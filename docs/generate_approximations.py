@@ -120,7 +120,7 @@ def reasons(kind: str, found: dict[str, str]) -> str:
 def softmax_case(
     approximation: type[SoftmaxApproximation], scale: Fraction, length: int, output: Codes | None
 ) -> Built:
-    return approximation.build(SoftmaxSpec(Codes(scale, 0, I8), length, output))
+    return approximation.build(SoftmaxSpec(Codes(approximation.preferred_scale(scale), 0, I8), length, output))
 
 
 def check_softmax(built: Built, length: int) -> None:
@@ -133,20 +133,21 @@ def probabilities(built: Built, x: Array) -> Array:
     approximation = built.approximation
     assert isinstance(approximation, SoftmaxApproximation)
     found = approximation.apply(x, tables(built), None, built.results)
-    if getattr(approximation, "logarithmic", False):
+    if approximation.logarithmic:
         return np.where(found[0] >= 16, 0.0, 2.0 ** -widen(found[0]).astype(float))
     first = real(built, found[0])
     return first / found[1] if approximation.late else first
 
 
 def softmax_rows() -> tuple[list[tuple[float, str]], dict[str, str]]:
-    rng = np.random.default_rng(0)
-    x = np.rint(rng.normal(0, 1, (200, N)) / float(SCORES)).clip(-128, 127).astype(np.int64)
-    e = np.exp(float(SCORES) * (x - x.max(-1, keepdims=True)))
-    p = e / e.sum(-1, keepdims=True)
+    logits = np.random.default_rng(0).normal(0, 1, (200, N))
     rows: list[tuple[float, str]] = []
     why: dict[str, str] = {}
     for name, kind in SOFTMAX.items():
+        scale = float(kind.preferred_scale(SCORES))
+        x = np.rint(logits / scale).clip(-128, 127).astype(np.int64)
+        e = np.exp(scale * (x - x.max(-1, keepdims=True)))
+        p = e / e.sum(-1, keepdims=True)
         seen: set[tuple[IntType, ...]] = set()
         for output in (None, Codes(Fraction(1, 1 << 15), 0, I16)):
             built = softmax_case(kind, SCORES, N, output)
@@ -349,9 +350,9 @@ def render() -> str:
     spreads = " | ".join(f"{kind}, sigma {spread}" for kind in ("i8", "i16") for spread in SPREADS)
     scales = " | ".join(f"S = {float(scale):.2g}" for scale in GELU_SCALES)
     functions = " | ".join(f"{f} -> {t}" for t in ("i8", "i16") for f in ("gelu", "silu", "tanh", "sigmoid"))
-    about_softmax = f"""Of int8 scores, S = 0.05, rows of N = {N} with Gaussian logits of sigma 1: the error of a probability,
-        the mean one times N, and the sums of rows. Results of 16 bits where they are asked for. Those with two results are
-        divided by the second, the row's sum, behind the product with the values."""
+    about_softmax = f"""Of int8 scores, S = 0.05 or the next scale that it takes, rows of N = {N} with Gaussian logits of
+        sigma 1: the error of a probability, the mean one times N, and the sums of rows. Results of 16 bits where they are
+        asked for. Those with two results are divided by the second, the row's sum, behind the product with the values."""
     about_narrow = """GELU, int8 to int8 of the same scale, over all 256 codes (one row of them), after a requantize to the
         wanted codes, half up: the largest error in units of the result / how many are the correctly rounded ones."""
     about_wide = """The largest error in units of the result, over all 65,536 codes of -4..4 / -8..8 / -16..16, after the

@@ -10,7 +10,7 @@ import golden
 import numpy as np
 import oracle_fq_vit as oracle
 import pytest
-from approximation_rows import Extent, rows
+from approximation_examples import Measured, arrays, rows
 
 from qvit.dialects.approximations.base import Built, Codes, LayerNormSpec, RangeError
 from qvit.dialects.approximations.ptf import PtfLayerNorm, PtfLayerNormPublished, mantissa_and_shift
@@ -50,18 +50,10 @@ def ratios(spec: LayerNormSpec, values: Array) -> list[Fraction]:
     return [Fraction(v) / spec.output.scale for v in values.tolist()]
 
 
-def arrays(built: Built) -> list[Array]:
-    return [array for array, _ in built.tables]
-
-
 def apply(built: Built, x: Array) -> Array:
     approximation, (result,) = built.approximation, built.results
     assert isinstance(approximation, PtfLayerNorm | PtfLayerNormPublished)
-    # tables as the operation has them: in their types
-    tables = [array.astype(codes.dtype) for array, codes in built.tables]
-    for (array, _), table in zip(built.tables, tables, strict=True):
-        assert (array == table).all()
-    y = approximation.apply(x, tables, result)
+    y = approximation.apply(x, arrays(built), result)
     assert y.dtype == result.dtype
     assert y.shape == x.shape
     return y
@@ -81,13 +73,13 @@ def expected(spec: LayerNormSpec, built: Built, row: Sequence[int]) -> tuple[lis
     return oracle.ptf_layernorm(row, factors, *numbers, guard, epsilon, spec.input.zero_point, target)
 
 
-def against_the_oracle(spec: LayerNormSpec, built: Built, x: Array) -> Extent:
-    extent = Extent()
+def against_the_oracle(spec: LayerNormSpec, built: Built, x: Array) -> Measured:
+    measured = Measured()
     for row, found in zip(x.tolist(), apply(built, x).tolist(), strict=True):
         y, seen = expected(spec, built, row)
         assert found == y
-        extent.add(seen)
-    return extent
+        measured.add(seen)
+    return measured
 
 
 FORMS = [(I8, I8, (0, 0)), (UI8, UI8, (131, 117)), (I16, I8, (0, 3)), (I16, I16, (-500, 0))]
@@ -99,16 +91,16 @@ def check_oracle(kind: type[PtfLayerNorm | PtfLayerNormPublished], form: int, ch
     spec = make_spec(form, channels, input, output, zero_points)
     built = kind.build(spec)
     codes = input.lo, input.hi
-    extent = against_the_oracle(spec, built, rows(channels, count, channels, codes))
+    measured = against_the_oracle(spec, built, rows(np.random.default_rng(channels), codes, channels, count))
     approximation = built.approximation
     assert isinstance(approximation, PtfLayerNorm | PtfLayerNormPublished)
-    extent.require_within(approximation.intermediates(codes, channels, arrays(built), output))
+    measured.check(approximation.intermediates(codes, channels, arrays(built), output))
 
 
 @pytest.mark.parametrize("form", range(len(FORMS)))
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.name)
 def test_oracle(kind: type[PtfLayerNorm | PtfLayerNormPublished], form: int) -> None:
-    for channels, count in ((1, 8), (2, 12), (3, 20), (96, 30)):
+    for channels, count in ((1, 2), (2, 2), (3, 4), (96, 6)):
         check_oracle(kind, form, channels, count)
 
 
@@ -116,7 +108,7 @@ def test_oracle(kind: type[PtfLayerNorm | PtfLayerNormPublished], form: int) -> 
 @pytest.mark.parametrize("form", range(len(FORMS)))
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.name)
 def test_oracle_at_length(kind: type[PtfLayerNorm | PtfLayerNormPublished], form: int) -> None:
-    check_oracle(kind, form, 384, 660)
+    check_oracle(kind, form, 384, 132)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.name)
@@ -129,20 +121,22 @@ def test_intervals_are_reached(kind: type[PtfLayerNorm | PtfLayerNormPublished])
     halves = np.resize([-128] * 4 + [127] * 4, (1, channels))
     one = np.r_[127, np.full(channels - 1, -128)][None]
     extremes = np.concatenate([halves, one, np.full((1, channels), -128), -one - 1, np.full((1, channels), 127)])
-    extent = against_the_oracle(spec, built, np.concatenate([extremes, rows(3, 400, channels, (-128, 127))]))
+    measured = against_the_oracle(
+        spec, built, np.concatenate([extremes, rows(np.random.default_rng(3), (-128, 127), channels, 80)])
+    )
     proven = approximation.intermediates((-128, 127), channels, arrays(built), I8)
     for name in {"aligned", "sum", "deviation"} & set(proven):
-        assert extent.seen[name] == proven[name]
+        assert measured.extent[name] == proven[name]
     for name in ("variance", "M"):
-        assert proven[name][1] * 0.9 <= extent.seen[name][1] <= proven[name][1]
+        assert proven[name][1] * 0.9 <= measured.extent[name][1] <= proven[name][1]
     if kind is PtfLayerNorm:
-        assert proven["scaled"][1] * 0.9 <= max(map(abs, extent.seen["scaled"])) <= proven["scaled"][1]
+        assert proven["scaled"][1] * 0.9 <= max(map(abs, measured.extent["scaled"])) <= proven["scaled"][1]
 
 
 @pytest.mark.parametrize("name", ["fqvit_layernorm", "p2vit_layernorm"])
 def test_golden(name: str) -> None:
     for case in golden.cases(name):
-        x, factors = case.integers("x"), case.integers("a")
+        x, factors = case["x"], case["a"]
         smoothing = 2.0 ** case["out_factor"]  # in the output's scale there, in gamma and beta here: exact both
         gamma, beta = case["gamma"].astype(float) / smoothing, case["beta"].astype(float) / smoothing
         output = Codes(case.scale("S_out"), 0, I16)
@@ -160,8 +154,7 @@ def test_golden(name: str) -> None:
             np.testing.assert_array_equal(shift, case["N"][i])
             np.testing.assert_array_equal(offset, case["B"][i])
         y = apply(built, x)
-        np.testing.assert_array_equal(y, case["y_exact"])
-        np.testing.assert_array_equal(y[case["exact"]], case["y_peer"][case["exact"]])
+        case.check(y)
 
 
 def test_golden_mantissas() -> None:
@@ -200,7 +193,7 @@ def saturated(y: Array, codes: IntType) -> Array:
 def test_exact_normalisation(form: int, equal: float) -> None:
     input, output, zero_points = FORMS[form]
     spec = make_spec(form, 384, input, output, zero_points)
-    x = rows(form, 200, 384, (input.lo, input.hi))
+    x = rows(np.random.default_rng(form), (input.lo, input.hi), 384, 40)
     y, real = apply(PtfLayerNorm.build(spec), x).astype(np.int64), normalised(spec, x)
     assert np.abs(y - saturated(real, output)).max() <= 1
     assert (y == saturated(real, output)).mean() > equal
@@ -219,7 +212,8 @@ def test_stated_error() -> None:
         approximation = built.approximation
         assert isinstance(approximation, PtfLayerNorm)
         assert approximation.bits == bits
-        x = rows(bits, 100, 192, (I16.lo, I16.hi))[2:]  # less two constant rows
+        x = rows(np.random.default_rng(bits), (I16.lo, I16.hi), 192, 20)
+        x = x[x.min(-1) < x.max(-1)]
         y, real = apply(built, x), normalised(spec, x)
         bound = (
             np.abs(real - spec.beta / float(spec.output.scale)) * (3 / 2.0**bits + 2e-8)
@@ -241,18 +235,18 @@ def test_constant_rows_give_beta(kind: type[PtfLayerNorm | PtfLayerNormPublished
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.name)
 def test_channels_without_gamma_give_beta(kind: type[PtfLayerNorm | PtfLayerNormPublished]) -> None:
     spec = make_spec(2, 96)
-    y = apply(kind.build(spec), rows(2, 20, 96, (-128, 127)))
+    y = apply(kind.build(spec), rows(np.random.default_rng(2), (-128, 127), 96, 4))
     beta = np.rint(spec.beta / float(spec.output.scale)).astype(np.int64)
     without = spec.gamma == 0
     assert without.sum() == 3
-    np.testing.assert_array_equal(y[:, without], np.broadcast_to(beta[without], (20, 3)))
+    np.testing.assert_array_equal(y[:, without], np.broadcast_to(beta[without], (22, 3)))
 
 
 def test_factors_are_shifts() -> None:
     # channels of scale S 2^a: the same numbers as codes of scale S
     spec = make_spec(4, 96, I16, I16)
     assert spec.factors is not None
-    x = rows(4, 50, 96, (-128, 127))
+    x = rows(np.random.default_rng(4), (-128, 127), 96, 10)
     for kind in KINDS:
         common = kind.build(replace(spec, factors=None))
         np.testing.assert_array_equal(apply(kind.build(spec), x), apply(common, x << spec.factors))
