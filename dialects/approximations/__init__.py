@@ -13,7 +13,7 @@ from qvit.dialects.approximations.base import (
 from qvit.dialects.approximations.i_layernorm import ILayerNorm, ILayerNormPublished
 from qvit.dialects.approximations.ibert_gelu import IGelu, IGeluPublished
 from qvit.dialects.approximations.ibert_layernorm import IbertLayerNorm, IbertLayerNormPublished
-from qvit.dialects.approximations.ibert_softmax import ISoftmax
+from qvit.dialects.approximations.ibert_softmax import ISoftmax, ISoftmaxPublished
 from qvit.dialects.approximations.ln import Ln
 from qvit.dialects.approximations.shiftgelu import Shiftgelu, ShiftgeluPublished
 from qvit.dialects.approximations.shiftmax import Shiftmax, ShiftmaxPublished
@@ -26,6 +26,7 @@ SOFTMAX: dict[str, type[SoftmaxApproximation]] = {
     "shiftmax": Shiftmax,
     "shiftmax-published": ShiftmaxPublished,
     "i-softmax": ISoftmax,
+    "i-softmax-published": ISoftmaxPublished,
 }
 """Softmax."""
 
