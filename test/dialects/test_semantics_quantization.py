@@ -1,6 +1,7 @@
 """quantize, dequantize, requantize, add_requant and threshold against the oracle."""
 
 import struct
+from collections.abc import Callable
 from fractions import Fraction
 from itertools import product
 from random import Random
@@ -759,6 +760,51 @@ def test_empty_tensors() -> None:
             3,
         )
     assert requantize_dyadic(x, one, one, (one, one), Rounding.HALF_UP, I8).dtype == np.int8
+
+
+# --- many values ---
+
+
+@pytest.mark.slow
+@MODES
+def test_a_quarter_of_a_million_values(mode: Rounding) -> None:
+    """Of each operation and mode: 16 and 32 bits, small and large codes alike, factors for each channel."""
+    rng, rows, columns = np.random.default_rng(17), 250, 1000
+    scales = np.exp2(rng.uniform(0, 31, (rows, columns)))
+    x = (scales * rng.choice([-1, 1], (rows, columns))).astype(np.int32)
+    a, b = (v.astype(np.int16) for v in (x >> 16, x[::-1] >> 15))
+    z = np.exp2(rng.uniform(0, 31, (rows, 1))).astype(np.int32)
+    m, n = (rng.integers(2**30, 2**31, columns) * rng.choice([-1, 1], columns) for _ in range(2))
+    s = rng.integers(24, 45, columns)
+    left, right = ([oracle.dyadic(int(v), int(t)) for v, t in zip(w, s, strict=True)] for w in (m, n))
+
+    def expected(element: Callable[[int, int], int]) -> NDArray[np.int64]:
+        return np.array([[element(i, j) for j in range(columns)] for i in range(rows)])
+
+    found = requantize_dyadic(x, m, s, (np.array(3), np.array(-5)), mode, I8)
+    exact = expected(lambda i, j: oracle.requantize(int(x[i, j]), left[j], 3, -5, mode, limits(I8)))
+    assert np.array_equal(found, exact)
+    found = requantize_dyadic(x, m, s, ZERO, mode, I16, z)
+    exact = expected(
+        lambda i, j: oracle.requantize(
+            int(x[i, j]), oracle.reciprocal(int(m[j]), int(s[j]), int(z[i, 0])), 0, 0, mode, limits(I16)
+        )
+    )
+    assert np.array_equal(found, exact)
+    for each in (False, True):
+        found = add_requant(a, b, (m, n), (s, s[::-1]), (*ZERO, np.array(7)), mode, each, I16)
+        exact = expected(
+            lambda i, j, each=each: oracle.add_requant(
+                [(int(a[i, j]), 0, left[j]), (int(b[i, j]), 0, oracle.dyadic(int(n[j]), int(s[-1 - j])))],
+                7,
+                mode,
+                each,
+                limits(I16),
+            )
+        )
+        assert np.array_equal(found, exact)
+    reals = add_requant_real(a, b, (left, right), (1, 1), (*ZERO, np.array(7)), mode, False, I16)
+    assert np.array_equal(reals, add_requant(a, b, (m, n), (s, s), (*ZERO, np.array(7)), mode, False, I16))
 
 
 # --- threshold ---
