@@ -538,13 +538,22 @@ def test_divided_rows(mode: Rounding) -> None:
     assert requantize_real(x, factors, 2, (np.array(3), np.array(-5)), mode, I8, z).tolist() == real
 
 
-@given(st.integers(2**30, 2**31 - 1), DIVISORS)
-def test_reciprocals_have_30_bits(multiplier: int, divisor: tuple[IntType, int]) -> None:
-    number, k = (int(v) for v in reciprocal(np.array(multiplier), np.array(divisor[1])))
-    exact = Fraction(multiplier, divisor[1]) * 2**k
+@given(st.integers(2**30, 2**31 - 1), DIVISORS, st.integers(0, 1))
+def test_reciprocals_have_30_bits(multiplier: int, divisor: tuple[IntType, int], less: int) -> None:
+    z = max(divisor[1] - less, 1)  # all ones, too, which floats round up
+    number, k = (int(v) for v in reciprocal(np.array(multiplier), np.array(z)))
+    assert k == z.bit_length() - 1
+    exact = Fraction(multiplier, z) * 2**k
     assert 2**29 <= number < 2**31
     assert number <= exact
     assert (exact - number) * 2**29 < exact
+
+
+@MODES
+def test_divided_large_codes_by_powers_of_two(mode: Rounding) -> None:
+    """Codes of 32 bits show the last bits of the reciprocals."""
+    pairs = list(product([2**31 - 1, 2**31 - 2, -(2**31), 1518500249], [1, 3, 5, 7, 11, 12345]))
+    check_divided(pairs, I32, I32, (1, 0), (0, 0), mode, I32)
 
 
 @pytest.mark.parametrize("divisor", [[3, 0], [3, -1]])
@@ -711,6 +720,15 @@ def test_add_requant_real_ties(round_each: bool, mode: Rounding) -> None:
     ]:
         check_add_real(pairs, I4, factors, (0, 0, 0), mode, round_each, I8)
         check_add_real(pairs, I4, factors, (1, -2, 3), mode, round_each, I4)
+
+
+@MODES
+def test_add_requant_real_cancels(mode: Rounding) -> None:
+    """Terms that are large, and off as floats by more than the distance of their sum from a boundary."""
+    x, third = 2**30 + 1, Fraction(1, 3)
+    for boundary in (Fraction(1, 2), Fraction(-3, 2), Fraction(1)):
+        for off in (0, Fraction(1, 10**10), -Fraction(1, 10**10)):
+            check_add_real([(x, x)], I32, (third, (boundary + off) / x - third), (0, 0, 0), mode, False, I8)
 
 
 @given(
