@@ -748,6 +748,14 @@ def test_masked_rows(example: Example) -> None:
     assert report.ranges[returned(module)[0]].ends[0] == 0
 
 
+def test_masked_entries_are_0_whatever_is_stated_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    example = next(e for e in EXAMPLES if e.name == "sm8")
+    monkeypatch.setattr(type(example.built.approximation), "intermediates", lambda *_: {"e": (3, 7), "y": (5, 9)})
+    for mask, ends in ((False, (5, 9)), (True, (0, 9))):
+        module = approximated(example, mask=mask)
+        assert result_range(analyse(module), module).ends == ends
+
+
 @pytest.mark.parametrize("name", ["sm8", "sm8-late", "table", "ln"])
 def test_codes_that_an_approximation_does_not_take(name: str) -> None:
     example = next(e for e in EXAMPLES if e.name == name)

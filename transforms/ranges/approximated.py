@@ -50,7 +50,7 @@ def _approximated(
 
 
 def int_softmax(a: Analysis, op: IntSoftmaxOp) -> tuple[Range, ...]:
-    """Entries without part are 0, and a row without any has 0 for its sums."""
+    """Entries that the mask leaves out are 0, whatever is stated of the others."""
     approximation, codes, length = op.approximation.data, a.of(op.input).ends, shape_of(op.input)[-1]
     assert isinstance(approximation, SoftmaxApproximation)
 
