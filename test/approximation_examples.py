@@ -1,14 +1,23 @@
 """Every integer approximation, with constants for ordinary codes: tests that go over all of them need nothing of one."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 
 from qvit.dialects.approximations import FUNCTION, LAYER_NORM, SOFTMAX
-from qvit.dialects.approximations.base import Built, Codes, FunctionSpec, LayerNormSpec, RangeError, SoftmaxSpec
+from qvit.dialects.approximations.base import (
+    Built,
+    Codes,
+    FunctionSpec,
+    Interval,
+    LayerNormSpec,
+    RangeError,
+    SoftmaxSpec,
+)
 from qvit.dialects.approximations.functions import FUNCTIONS
-from qvit.dialects.semantics.integers import IntType
+from qvit.dialects.semantics.integers import Array, Int64, IntType
 
 CHANNELS = 6
 """The length of a row, of layer normalisation's vectors too."""
@@ -66,3 +75,63 @@ EXAMPLES: list[Example] = [
     *map(_function, FUNCTION),
     *map(_layer_norm, LAYER_NORM),
 ]
+
+
+# --- what tests of one approximation share ---
+
+
+def rows(rng: np.random.Generator, codes: Interval, length: int, count: int) -> Int64:
+    """Rows of codes, `count` of each kind: even, bell-shaped, flat at either end, one apart from the others, two levels."""
+    lo, hi = codes
+    shape = (count, length)
+    one = np.full(shape, lo)
+    one[:, rng.integers(length)] = hi
+    spread = rng.integers(0, hi - lo, (count, 1), endpoint=True)
+    kinds = [
+        rng.integers(lo, hi, shape, np.int64, endpoint=True),
+        rng.normal((lo + hi) / 2, (hi - lo) / rng.choice([4, 8, 64], (count, 1)), shape).round().clip(lo, hi),
+        np.full((1, length), lo),
+        np.full((1, length), hi),
+        one,
+        lo + hi - one,
+        hi - spread * (rng.random(shape) < 0.5),
+    ]
+    return np.concatenate(kinds).astype(np.int64)
+
+
+def masks(rng: np.random.Generator, x: Int64) -> Array:
+    """uint8 like x: everything, nothing, one entry, or any."""
+    kind = rng.integers(4, size=(len(x), 1))
+    any_, one = rng.random(x.shape) < 0.6, np.arange(x.shape[-1]) == rng.integers(x.shape[-1])
+    return np.select([kind == 0, kind == 1, kind == 2], [np.ones_like(any_), ~np.ones_like(any_), one], any_).astype(
+        np.uint8
+    )
+
+
+class Measured:
+    """The extent of every intermediate that an oracle has returned."""
+
+    def __init__(self) -> None:
+        self.extent: dict[str, Interval] = {}
+
+    def add(self, seen: Mapping[str, Sequence[int]]) -> None:
+        for name, values in seen.items():
+            low, high = self.extent.get(name, (values[0], values[0]))
+            self.extent[name] = (min(low, min(values)), max(high, max(values)))
+
+    def check(self, stated: Mapping[str, Interval], *reached: str) -> None:
+        """All are stated, and inside; the highest of those in `reached` is at least 0.9 of what is stated."""
+        assert set(self.extent) == set(stated)
+        for name, (low, high) in self.extent.items():
+            assert stated[name][0] <= low, name
+            assert high <= stated[name][1], name
+        for name in reached:
+            assert self.extent[name][1] >= 0.9 * stated[name][1], name
+
+
+def arrays(built: Built) -> list[Array]:
+    """The tables as the operation gets them."""
+    for values, element in built.tables:
+        assert values.min() >= element.lo
+        assert values.max() <= element.hi
+    return [values.astype(element.dtype) for values, element in built.tables]

@@ -23,8 +23,14 @@ _STARTS = np.array([isqrt((1 << 36) // (2 * i + 65)) for i in range(96)], np.int
 """2^15 / sqrt(w / 2^30) for w in the middle of each of 96 pieces of 2^30..2^32: where Newton's iteration starts."""
 
 _GUARD_MOST = 20
-_UNIT = 24
+UNIT = 24
 """Fraction bits of the normalised value u."""
+
+
+def normalise(variance: Int64) -> tuple[Int64, Int64]:
+    """(w, half): w = variance / 4^half, floored, is in 2^30 .. 2^32 - 1."""
+    half = (bit_length(variance) - 31) >> 1
+    return (variance >> np.maximum(2 * half, 0)) << np.maximum(-2 * half, 0), half
 
 
 def reciprocal_sqrt(w: Int64) -> Int64:
@@ -60,11 +66,14 @@ class Ln(LayerNormApproximation):
     source: ClassVar[str] = "exact variance, Newton's reciprocal square root from a table, one rounding"
     tables: ClassVar[tuple[str, ...]] = ("gain", "offset")
 
+    RECIPROCAL: ClassVar[int] = 1 << 30
+    """The bound of what a deviation is multiplied by."""
+
     def verify(self) -> None:
         if not 1 <= self.guard <= _GUARD_MOST:
-            raise ValueError(f"ln: guard must be in 1..{_GUARD_MOST}, found {self.guard}")
+            raise ValueError(f"{self.name}: guard must be in 1..{_GUARD_MOST}, found {self.guard}")
         if not 0 <= self.epsilon < 1 << 62:
-            raise ValueError(f"ln: epsilon must be in 0..2^62 - 1, found {self.epsilon}")
+            raise ValueError(f"{self.name}: epsilon must be in 0..2^62 - 1, found {self.epsilon}")
 
     @classmethod
     def build(cls, spec: LayerNormSpec, **options: int) -> Built:
@@ -80,7 +89,9 @@ class Ln(LayerNormApproximation):
 
         guard = next((guard for guard in range(_GUARD_MOST, 0, -1) if fits(guard)), None)
         require(
-            guard is not None, f"gamma / output scale reaches {g:.4g}, too much for 32 bits: use a larger output scale"
+            guard is not None,
+            f"gamma / output scale reaches {g:.4g}, beta / output scale {b:.4g}, too much for 32 bits:"
+            " use a larger output scale",
         )
         assert guard is not None
         epsilon = round(channels**2 * Fraction(spec.epsilon) / spec.input.scale**2)
@@ -91,14 +102,25 @@ class Ln(LayerNormApproximation):
         scale = np.array(float(output.scale))
         return Built(cls(guard, epsilon), ((gains, word), (offsets, word)), (output.type,), scale, output.zero_point)
 
+    @staticmethod
+    def normalised(deviation: Int64, variance: Int64) -> Int64:
+        """deviation / sqrt(variance) with 24 fraction bits; variance is in 1 .. 2^62 - 1."""
+        w, half = normalise(variance)
+        return (deviation * reciprocal_sqrt(w)) >> (45 - UNIT + half)
+
+    @staticmethod
+    def largest(channels: int) -> int:
+        """The largest |u|: |C x_i - sum| <= sqrt((C - 1) C^2 var), times 1 + 2^-25, and 1 below by the floor."""
+        return isqrt((channels - 1) << (2 * UNIT)) + isqrt(channels) + 2
+
     def apply(self, x: Int64, tables: Sequence[Array], result: IntType) -> Array:
         gain, offset = map(widen, tables)
         channels = x.shape[-1]
+        if channels * magnitude(x) >= 1 << 30:
+            raise OverflowError(f"rows of {channels} with |x| up to {magnitude(x)}: their product must be below 2^30")
         total = x.sum(-1, keepdims=True)
         variance = np.maximum(channels * (x * x).sum(-1, keepdims=True) - total * total + self.epsilon, 1)
-        half = (bit_length(variance) - 31) >> 1  # 2^30 <= variance / 4^half < 2^32
-        w = (variance >> np.maximum(2 * half, 0)) << np.maximum(-2 * half, 0)
-        u = ((channels * x - total) * reciprocal_sqrt(w)) >> (45 - _UNIT + half)
+        u = self.normalised(channels * x - total, variance)
         return saturate((((u * gain) >> 32) + offset + (1 << (self.guard - 1))) >> self.guard, result)
 
     def intermediates(
@@ -108,8 +130,7 @@ class Ln(LayerNormApproximation):
         spread, most = codes[1] - codes[0], max(abs(codes[0]), abs(codes[1]))
         # Popoviciu: the variance of numbers in an interval is at most a quarter of its squared length
         variance = channels * channels * spread * spread // 4 + self.epsilon
-        # |C x_i - sum| <= sqrt((C - 1) C^2 var), so |u| <= sqrt(C - 1) 2^24 (1 + 2^-25), and 1 below by the floor
-        u = isqrt((channels - 1) << (2 * _UNIT)) + (isqrt(channels) + 2)
+        u = self.largest(channels)
         scaled = (u * gain >> 32) + 1
         return {
             "sum": (channels * codes[0], channels * codes[1]),
@@ -118,7 +139,10 @@ class Ln(LayerNormApproximation):
             "variance": (1, max(variance, 1)),
             "w": (1 << 30, (1 << 32) - 1),
             "deviation": (-(channels - 1) * spread, (channels - 1) * spread),
-            "deviation rsqrt": (-((channels - 1) * spread << 30), (channels - 1) * spread << 30),
+            "deviation rsqrt": (
+                -((channels - 1) * spread * self.RECIPROCAL),
+                (channels - 1) * spread * self.RECIPROCAL,
+            ),
             "u": (-u, u),
             "u gain": (-u * gain, u * gain),
             "rounded": (-scaled - offset, scaled + offset + (1 << (self.guard - 1))),
@@ -126,8 +150,10 @@ class Ln(LayerNormApproximation):
         }
 
     def check(self, codes: Interval, channels: int, tables: Sequence[Array]) -> None:
+        most = channels * max(abs(codes[0]), abs(codes[1]))
+        require(most < 1 << 30, f"channels times |x| reaches {most}, 2^30 or more: use narrower codes")
         found = self.intermediates(codes, channels, tables, IntType(8))
-        words = {"rounded": 32, "u": 32, "C squares": 62, "u gain": 62, "deviation rsqrt": 62}
+        words = {"variance": 63, "u": 32, "u gain": 62, "rounded": 32}
         for name, bits in words.items():
             lo, hi = found[name]
             fits = IntType(bits).lo <= lo and hi <= IntType(bits).hi
