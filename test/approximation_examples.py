@@ -1,7 +1,7 @@
 """Every integer approximation, with constants for ordinary codes: tests that go over all of them need nothing of one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -46,7 +46,9 @@ def _first(name: str, candidates: list[tuple[type, object, Codes]]) -> Example:
 
 
 def _softmax(name: str) -> Example:
-    return _first(name, [(SOFTMAX[name], SoftmaxSpec(codes, CHANNELS), codes) for codes in (NARROW, WIDE)])
+    kind = SOFTMAX[name]
+    scores = [replace(codes, scale=kind.preferred_scale(codes.scale)) for codes in (NARROW, WIDE)]
+    return _first(name, [(kind, SoftmaxSpec(codes, CHANNELS), codes) for codes in scores])
 
 
 def _function(name: str) -> Example:

@@ -59,7 +59,7 @@ class Scheme:
             self.lower,
             CanonicalizePass(),
             CommonSubexpressionElimination(),
-            RangeAnalysisPass(),
+            RangeAnalysisPass(unchecked=unchecked),
             VerifyIntegerOnlyPass(),
         )
 
