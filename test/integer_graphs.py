@@ -17,7 +17,7 @@ from qvit.dialects.attributes import DyadicAttr, PotAttr, RealAttr, ScaleAttr, Z
 from qvit.dialects.ops.approximated import IntFunctionOp, IntLayerNormOp, IntSoftmaxOp
 from qvit.dialects.ops.elementwise import AddOp, ClipOp, CompareOp, MulOp, SelectOp, SubOp
 from qvit.dialects.ops.nonlinear import ArgmaxOp, ReduceSumOp
-from qvit.dialects.ops.products import Conv2dOp, LinearOp, MatmulOp
+from qvit.dialects.ops.products import Conv2dOp, LinearOp, MatmulOp, ShiftMatmulOp
 from qvit.dialects.ops.quantization import AddRequantOp, RequantizeOp, ThresholdOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
 from qvit.dialects.ops.weights import ConstantOp
@@ -138,6 +138,11 @@ class Builder:
         batch = [d if self.one(True, False) else 1 for d in shape[:-2]]
         other = self.fresh([*batch, shape[-1], self.one(1, 3)])
         self.emit(MatmulOp(x, other, (self.zero_point(x), self.zero_point(other)), i64))
+
+    def shift_matmul(self) -> None:
+        codes = self.fresh((2, 3), IntegerType(5, Signedness.UNSIGNED))
+        values = self.fresh((3, self.one(1, 2)))
+        self.emit(ShiftMatmulOp(codes, values, self.zero_point(values), i64))
 
     def conv2d(self) -> None:
         x = self.fresh((1, 4, 3, 3))
@@ -262,8 +267,10 @@ class Builder:
             mask = self.fresh((2, CHANNELS), BOOLEAN) if self.one(True, False) else None
             op = IntSoftmaxOp(x, built.approximation, tables, results, mask)
             self.emit(op)
+            values = self.fresh((CHANNELS, 2))
+            if built.approximation.logarithmic:
+                self.emit(ShiftMatmulOp(op.outputs[0], values, self.zero_point(values), i32))
             if len(results) == 2:
-                values = self.fresh((CHANNELS, 2))
                 product = self.emit(MatmulOp(op.outputs[0], values, (0, self.zero_point(values)), i32))
                 form = self.form(None)
                 self.emit(RequantizeOp(product, form, IntegerType(16), divisor=op.outputs[1]))
@@ -276,6 +283,7 @@ class Builder:
 STEPS: tuple[Callable[[Builder], None], ...] = (
     Builder.linear,
     Builder.matmul,
+    Builder.shift_matmul,
     Builder.conv2d,
     Builder.arithmetic,
     Builder.requantize,
