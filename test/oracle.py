@@ -29,6 +29,11 @@ def unsigned(bits: int) -> Range:
 # --- one number ---
 
 
+def argmax(row: Sequence[int]) -> int:
+    """The first index of the largest number."""
+    return next(i for i, x in enumerate(row) if all(x >= y for y in row))
+
+
 def rounded(x: Fraction, mode: str) -> int:
     """The integer that `mode` gives for the real number x."""
     below = x.numerator // x.denominator
@@ -175,6 +180,12 @@ def matmul(a: Nested, b: Nested, za: int, zb: Nested, target: Range) -> Nested:
         return fitted(sum((left[row][k] - za) * (right[k][column] - z) for k in range(depth)), target)
 
     return build((*batch, rows, columns), element)
+
+
+def shift_matmul(q: Nested, b: Nested, zb: Nested, target: Range) -> Nested:
+    """As `matmul`; the code q stands for 2^15 / 2^q, and for nothing from 16 on."""
+    powers = elementwise(lambda code: 2 ** (15 - code) if code < 16 else 0, q)
+    return matmul(powers, b, 0, zb, target)
 
 
 def linear(x: Nested, weight: Nested, bias: list[int] | None, zx: int, zw: Nested, target: Range) -> Nested:

@@ -4,7 +4,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ from xdsl.pattern_rewriter import GreedyRewritePatternApplier, PatternRewriteWal
 
 from qvit.dialects.approximations import FUNCTION, LAYER_NORM, SOFTMAX
 from qvit.dialects.atomic import write_text
-from qvit.dialects.ops.quantization import QuantizeOp
+from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
 from qvit.dialects.ops.weights import ConstantOp, WeightOp
 from qvit.dialects.provenance import Remark, describe
 from qvit.dialects.types import element_of, is_float
@@ -90,8 +90,8 @@ def _left(module: ModuleOp, rules: list[Rule]) -> list[Remark]:
             continue
         for op in function.walk():
             made = [result for result in op.results if is_float(element_of(result))]
-            if not made or isinstance(op, ConstantOp | WeightOp):
-                continue
+            if not made or isinstance(op, ConstantOp | WeightOp | DequantizeOp):
+                continue  # a dequantize stands in front of what stays, and is no reason of its own
             found.append(_reason(op, rules))
     return found
 
@@ -148,9 +148,9 @@ class IntegerizePass(ModulePass):
             self.round_each,
         )
 
-    def run(self, module: ModuleOp) -> IntegerReport:
-        """`apply`, which cannot return what was done."""
-        report = integerize(module, self.asked())
+    def run(self, module: ModuleOp, layers: Mapping[str, tuple[str, ...]] | None = None) -> IntegerReport:
+        """`apply`, which cannot return what was done. layers: other approximations for single operations, as in `Asked`."""
+        report = integerize(module, replace(self.asked(), layers=layers or {}))
         if self.report:
             write_text(Path(self.report), report.to_json())
             sys.stderr.write(report.table())

@@ -362,15 +362,11 @@ class LowerRequantPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         left = self.run(op).left
-        if not left:
-            return
-        lines = [f"{len(left)} operations keep their factors:", *(f"  {r.src}: {r.reason}" for r in left)]
-        if not self.partial:
-            raise DiagnosticException("\n".join(["lower-requant: " + lines[0], *lines[1:]]))
-        sys.stderr.write("\n".join(lines) + "\n")
+        if left:
+            sys.stderr.write(_kept(left))
 
     def run(self, module: ModuleOp) -> Report:
-        """`apply`, which cannot return what was done."""
+        """`apply`, which cannot return what was done. DiagnosticException lists what keeps its factor, unless `partial`."""
         if self.form not in FORMS:
             raise ValueError(f"lower-requant: form must be dyadic or pot, found {self.form}")
         if self.rounding not in NEAREST:
@@ -382,4 +378,12 @@ class LowerRequantPass(ModulePass):
         if self.report:
             write_text(Path(self.report), result.to_json())
             sys.stderr.write(result.table())
+        if result.left and not self.partial:
+            raise DiagnosticException("lower-requant: " + _kept(result.left).rstrip())
         return result
+
+
+def _kept(left: Sequence[Remark]) -> str:
+    """What keeps its factor, and why, for people."""
+    lines = [f"{len(left)} operations keep their factors:", *(f"  {r.src}: {r.reason}" for r in left)]
+    return "\n".join(lines) + "\n"

@@ -23,10 +23,13 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 from xdsl.transforms.canonicalize import CanonicalizePass
 from xdsl.transforms.common_subexpression_elimination import CommonSubexpressionElimination
+from xdsl.utils.exceptions import DiagnosticException
 
+from qvit.dialects.semantics.integers import Rounding
 from qvit.transforms.delay_dequant import DelayDequantPass
-from qvit.transforms.integerize import IntegerizePass
+from qvit.transforms.integerize import IntegerizePass, IntegerReport
 from qvit.transforms.lower_requant import LowerRequantPass
+from qvit.transforms.ptq.approximate import Rows, choose_approximations
 from qvit.transforms.ptq.observers import Observer, Quantizer
 from qvit.transforms.ptq.scheme import Quantization, all_roles
 from qvit.transforms.ptq.weights import WeightQuantizer
@@ -39,7 +42,11 @@ WIDE = Quantizer(16, symmetric=True, margin=2.0)
 
 @dataclass(frozen=True)
 class Scheme:
-    """A way from floats to integers. published: its approximations as printed in the papers, where those differ."""
+    """A way from floats to integers.
+
+    published: its approximations as printed in the papers, where those differ. candidates: approximations among which, where
+    there are samples, each operation takes the one with the least error, the cheaper ones first.
+    """
 
     name: str
     summary: str
@@ -47,6 +54,7 @@ class Scheme:
     integerize: IntegerizePass
     lower: LowerRequantPass
     published: Mapping[str, str] = field(default_factory=dict[str, str])
+    candidates: tuple[str, ...] = ()
 
     def passes(self, *, published: bool = False, unchecked: bool = False) -> tuple[ModulePass, ...]:
         """In the order that the file's docstring gives reasons for."""
@@ -57,15 +65,16 @@ class Scheme:
             self.lower,
             CanonicalizePass(),
             CommonSubexpressionElimination(),
-            RangeAnalysisPass(),
+            RangeAnalysisPass(unchecked=unchecked),
             VerifyIntegerOnlyPass(),
         )
 
 
 def _scheme(name: str, summary: str, quantization: Quantization, **passes: Any) -> Scheme:
     lower = {key: passes.pop(key) for key in ("form", "rounding") if key in passes}
-    published = passes.pop("published", {})
-    return Scheme(name, summary, quantization, IntegerizePass(**passes), LowerRequantPass(**lower), published)
+    published, candidates = passes.pop("published", {}), passes.pop("candidates", ())
+    lowering = LowerRequantPass(**lower, allow_bounded=True)
+    return Scheme(name, summary, quantization, IntegerizePass(**passes), lowering, published, candidates)
 
 
 _SIGNED = Quantizer(8, symmetric=True)
@@ -81,11 +90,14 @@ BEST = _scheme(
             pixels=Quantizer(8),  # a pixel's range is known
             attention=Quantizer(8, symmetric=True, margin=1.1),  # no zero points in products of activations
             probabilities=None,  # weights relative to the row's maximum, divided by its sum behind the product
-            scores=_SIGNED,  # the table of exponentials takes 8 bits
+            # e^(-255/16) is nothing: whatever the range of a layer, this is as fine as softmax can tell
+            scores=Quantizer(16, symmetric=True, scale=1 / 16),
+            hidden=Quantizer(8, observer=Observer.MSE, margin=1.1),  # a few large values, many small ones
         ),
         WeightQuantizer(8),
         smoothing=0.5,
         centre_keys=True,
+        rounding=Rounding.HALF_UP,  # an add and a shift
     ),
     softmax="sm8-late+sw-late",
     function="table+quad+lin",
@@ -118,7 +130,55 @@ I_VIT = _scheme(
     },
 )
 
-SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (BEST, I_VIT)}
+I_BERT = _scheme(
+    "i-bert",
+    "I-BERT: polynomial exponential and GELU, exact integer square root, dyadic requantization; symmetric throughout.",
+    Quantization(
+        all_roles(
+            _SIGNED,
+            WIDE,
+            probabilities=Quantizer(8, scale=2.0**-8),  # i-softmax gives 8 fraction bits
+            scores=_SIGNED,
+            function=_SIGNED,
+        ),
+        WeightQuantizer(8),
+    ),
+    softmax="i-softmax",
+    function="i-gelu",
+    layer_norm="ibert-layernorm",
+    rounding="half_even",
+    published={"function": "i-gelu-published", "layer_norm": "ibert-layernorm-published"},
+)
+
+IPTQ_VIT = _scheme(
+    "iptq-vit",
+    "IPTQ-ViT: for each operation the shift-based or polynomial approximation that loses least on the samples.",
+    Quantization(
+        all_roles(
+            _UNSIGNED,
+            WIDE,
+            pixels=Quantizer(8),
+            attention=_SIGNED,
+            probabilities=Quantizer(8, scale=2.0**-8),
+            scores=_SIGNED,
+            function=_SIGNED,
+            hidden=Quantizer(8, observer=Observer.MSE, margin=1.1),
+        ),
+        WeightQuantizer(8),
+    ),
+    softmax="bit-softmax+shiftmax+i-softmax",
+    function="poly-gelu+shiftgelu+i-gelu+table",
+    layer_norm="i-layernorm+ibert-layernorm",
+    candidates=(
+        *("bit-softmax", "shiftmax", "i-softmax"),
+        *("poly-gelu", "shiftgelu", "i-gelu"),
+        *("i-layernorm", "ibert-layernorm"),
+    ),
+    rounding="half_up",
+    published={"softmax": "bit-softmax-published"},
+)
+
+SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (BEST, I_VIT, I_BERT, IPTQ_VIT)}
 """All schemes by name."""
 
 
@@ -128,17 +188,38 @@ def run_scheme(
     *,
     published: bool = False,
     unchecked: bool = False,
+    rows: Rows | None = None,
     context: Context | None = None,
 ) -> dict[str, object]:
-    """All passes of a scheme, in place; what each reports, by its name. An error of a pass leaves the module as it was
-    before that pass."""
+    """All passes of a scheme, in place; what each reports, by its name. DiagnosticException where something stays in float.
+
+    rows: what samples gave, for schemes with candidates.
+    """
     reports: dict[str, object] = {}
     for step in scheme.passes(published=published, unchecked=unchecked):
-        if isinstance(step, DelayDequantPass | IntegerizePass | LowerRequantPass | RangeAnalysisPass):
+        if isinstance(step, IntegerizePass):
+            choices = choose_approximations(module, rows, scheme.candidates) if rows and not published else []
+            reports["choices"] = choices
+            reports[step.name] = report = step.run(module, {choice.src: (choice.chosen,) for choice in choices})
+            if report.left:
+                raise DiagnosticException(_left(report))
+        elif isinstance(step, DelayDequantPass | LowerRequantPass | RangeAnalysisPass):
             reports[step.name] = step.run(module)
         else:
             step.apply(context or Context(), module)
     return reports
+
+
+def _left(report: IntegerReport) -> str:
+    """What cannot become integers, one line a reason."""
+    reasons: dict[str, list[str]] = {}
+    for remark in report.left:
+        reasons.setdefault(remark.reason, []).append(remark.src)
+    lines = [f"{len(report.left)} operations stay in float:"]
+    for reason, names in reasons.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        lines.append(f"  {names[0]}{more}: {reason}")
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True)
