@@ -124,8 +124,11 @@ def test_error_against_the_real_softmax(length: int) -> None:
     assert 0.5 < error < 0.5 + 255 * (length - 1) / 131070 + 0.004 <= 1
     late = built(Sm8Late, length=length)
     weights, total = late.approximation.apply(x, arrays(late), None, late.results)
-    p = weights * float(late.scale) / total
-    assert np.abs(p - e / e.sum(-1, keepdims=True)).max() < 0.0022  # half a weight of the largest
+    p = e / e.sum(-1, keepdims=True)
+    # half a weight of its own, and half a one of each other entry in the sum
+    bound = 0.51 * (1 + p * (length - 1)) / total
+    assert (np.abs(weights * float(late.scale) / total - p) <= bound).all()
+    assert np.abs(weights * float(late.scale) / total - p).max() > 0.1  # a faint tail
 
 
 def test_it_never_orders_two_entries_the_wrong_way() -> None:
@@ -178,9 +181,9 @@ def test_what_build_refuses() -> None:
 
 def test_conditions() -> None:
     table = built(Sm8).tables[0][0]
-    for kind, longest in ((Sm8(255), 65537), (Sm8Late(), 32768)):
+    for kind, longest in ((Sm8(255), 65537), (Sm8Late(), ((1 << 31) - 1) // 255)):
         kind.check(CODES, longest, [table])
-        with pytest.raises(RangeError, match=f"^the sum of {longest + 1} exponentials reaches .* use sw$"):
+        with pytest.raises(RangeError, match=f"^the sum over {longest + 1} entries reaches .* use sw$"):
             kind.check(CODES, longest + 1, [table])
         with pytest.raises(RangeError, match="^the table has 255 entries"):
             kind.check(CODES, 5, [table[:255]])
