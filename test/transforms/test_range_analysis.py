@@ -148,6 +148,7 @@ EXACT = [
     "%y = qvit.add_requant %a by #qvit.pot<1>, %b by #qvit.real<-1.3> round_each"
     " : (tensor<1xi3>, tensor<1xi3>) -> tensor<1xi8>",
     "%y = qvit.reduce_sum %x {axes = array<i64: 0>, keepdims = false} : tensor<3xi2> -> tensor<i32>",
+    "%y = qvit.argmax %x {axis = 0 : i64, keepdims = false} : tensor<3xi2> -> tensor<i64>",
     "%y = qvit.concat %a, %b axis 0 : (tensor<1xi2>, tensor<1xi2>) -> tensor<2xi2>",
     "%y = qvit.slice %x axis 0 start 2 size 2 step -2 : tensor<3xi2> -> tensor<2xi2>",
     "%y = qvit.gather %x, %i axis 0 : (tensor<2xi3>, tensor<1xui1>) -> tensor<1xi3>",
