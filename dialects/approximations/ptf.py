@@ -89,6 +89,12 @@ def _require_finite(spec: LayerNormSpec) -> None:
     require(finite, "gamma and beta must be finite")
 
 
+def _require_zero_points(name: str, *zero_points: int) -> None:
+    for zero_point in zero_points:
+        if not -(1 << 31) <= zero_point < 1 << 31:
+            raise ValueError(f"{name}: zero points must fit 32 bits, found {zero_point}")
+
+
 def _require_factors(name: str, factor: Array) -> None:
     if factor.size and (factor.min() < 0 or factor.max() > 7):
         raise ValueError(f"{name}: factors must be in 0..7, found {factor.min()}..{factor.max()}")
@@ -153,6 +159,7 @@ class PtfLayerNormPublished(LayerNormApproximation):
     def verify(self) -> None:
         if not 1 <= self.denominator < 1 << 53:
             raise ValueError(f"ptf_layernorm_published: denominator must be in 1..2^53 - 1, found {self.denominator}")
+        _require_zero_points(self.name, self.input_zero_point, self.zero_point)
 
     @classmethod
     def build(cls, spec: LayerNormSpec, **options: int) -> Built:
@@ -279,6 +286,7 @@ class PtfLayerNorm(LayerNormApproximation):
             raise ValueError(f"ptf_layernorm: guard must be in 1..20, found {self.guard}")
         if not 0 <= self.epsilon < 1 << 62:
             raise ValueError(f"ptf_layernorm: epsilon must be in 0..2^62 - 1, found {self.epsilon}")
+        _require_zero_points(self.name, self.input_zero_point)
 
     @classmethod
     def build(cls, spec: LayerNormSpec, **options: int) -> Built:

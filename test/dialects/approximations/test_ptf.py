@@ -348,6 +348,9 @@ def test_sizes_refused() -> None:
         (PtfLayerNorm, (16, 16, 1 << 62, 0)),
         (PtfLayerNormPublished, (0, 0, 0)),
         (PtfLayerNormPublished, (1 << 53, 0, 0)),
+        (PtfLayerNormPublished, (1, 1 << 31, 0)),
+        (PtfLayerNormPublished, (1, 0, -(1 << 31) - 1)),
+        (PtfLayerNorm, (16, 16, 0, 1 << 31)),
     ],
 )
 def test_parameters_out_of_range(kind: type, parameters: tuple[int, ...]) -> None:
