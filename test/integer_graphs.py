@@ -17,7 +17,7 @@ from qvit.dialects.attributes import DyadicAttr, PotAttr, RealAttr, ScaleAttr, Z
 from qvit.dialects.ops.approximated import IntFunctionOp, IntLayerNormOp, IntSoftmaxOp
 from qvit.dialects.ops.elementwise import AddOp, ClipOp, CompareOp, MulOp, SelectOp, SubOp
 from qvit.dialects.ops.nonlinear import ReduceSumOp
-from qvit.dialects.ops.products import Conv2dOp, LinearOp, MatmulOp
+from qvit.dialects.ops.products import LOG_CODE, Conv2dOp, LinearOp, MatmulOp, ShiftMatmulOp
 from qvit.dialects.ops.quantization import AddRequantOp, RequantizeOp, ThresholdOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
 from qvit.dialects.ops.weights import ConstantOp
@@ -138,6 +138,11 @@ class Builder:
         batch = [d if self.one(True, False) else 1 for d in shape[:-2]]
         other = self.fresh([*batch, shape[-1], self.one(1, 3)])
         self.emit(MatmulOp(x, other, (self.zero_point(x), self.zero_point(other)), i64))
+
+    def shift_matmul(self) -> None:
+        codes = self.fresh(self.one((2, 3), (2, 1, 3)), LOG_CODE)
+        values = self.fresh(self.one((3, 2), (2, 3, 1)))
+        self.emit(ShiftMatmulOp(codes, values, self.zero_point(values), i64))
 
     def conv2d(self) -> None:
         x = self.fresh((1, 4, 3, 3))
@@ -262,6 +267,9 @@ class Builder:
                 product = self.emit(MatmulOp(op.outputs[0], values, (0, self.zero_point(values)), i32))
                 form = self.form(None)
                 self.emit(RequantizeOp(product, form, IntegerType(16), divisor=op.outputs[1]))
+            elif built.approximation.logarithmic:
+                values = self.fresh((CHANNELS, 2))
+                self.emit(ShiftMatmulOp(op.outputs[0], values, self.zero_point(values)))
         elif isinstance(built.approximation, FunctionApproximation):
             self.emit(IntFunctionOp(x, built.approximation, tables, results[0]))
         else:
@@ -271,6 +279,7 @@ class Builder:
 STEPS: tuple[Callable[[Builder], None], ...] = (
     Builder.linear,
     Builder.matmul,
+    Builder.shift_matmul,
     Builder.conv2d,
     Builder.arithmetic,
     Builder.requantize,

@@ -127,7 +127,7 @@ class LateSoftmax(IntegerRule):
         return Rewrite([*new, integer_product, requantize], [scores, softmax, values, product])
 
 
-_NAMES: dict[type[Operation], Callable[[Operation], str]] = {
+NAMES: dict[type[Operation], Callable[[Operation], str]] = {
     GeluOp: lambda op: "gelu_tanh" if isinstance(op, GeluOp) and op.tanh is not None else "gelu",
     SigmoidOp: lambda _: "sigmoid",
     TanhOp: lambda _: "tanh",
@@ -144,7 +144,7 @@ class Function(IntegerRule):
     def plan(self, op: Operation) -> Rewrite | None:
         if not isinstance(op, QuantizeOp) or not isinstance(made := op.input.owner, Operation):
             return None
-        if (naming := _NAMES.get(type(made))) is None:
+        if (naming := NAMES.get(type(made))) is None:
             return None
         session = self.session(op)
         operand = dequantized(made.operands[0], "operand")
