@@ -1,7 +1,7 @@
 """Every integer approximation, with constants for ordinary codes: tests that go over all of them need nothing of one."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
