@@ -42,7 +42,7 @@ def mantissa_and_shift(numerator: int, denominator: int) -> tuple[int, int]:
     return min(_MANTISSA, isqrt((numerator << (2 * shift)) // denominator)), shift
 
 
-def _rounded(numerator: int, denominator: int, sign: int, square: tuple[int, int]) -> int:
+def round_with_root(numerator: int, denominator: int, sign: int, square: tuple[int, int]) -> int:
     """numerator / denominator + sign * sqrt(square), rounded half to even, exactly; `square` is a fraction >= 0."""
     # twice the number is (2 numerator + sign sqrt(T)) / denominator; half of it is a tie if that is an odd integer
     over, under = 4 * square[0] * denominator**2, square[1]
@@ -194,7 +194,7 @@ class PtfLayerNormPublished(LayerNormApproximation):
         up, down = _ratio(offset_power + shift)
         sign = -1 if gain * total > 0 else 1
         mean = (square[0] * total**2 * (variance > 0)) << (2 * shift), square[1]
-        return mantissa, shift, _rounded(offset * up, under * down, sign, mean)
+        return mantissa, shift, round_with_root(offset * up, under * down, sign, mean)
 
     def apply(self, x: Int64, tables: Sequence[Array], result: IntType) -> Array:
         factor, gain = widen(tables[0]), widen(tables[1])
