@@ -1,8 +1,7 @@
 """Every integer approximation, with constants for ordinary codes: tests that go over all of them need nothing of one."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -28,8 +27,6 @@ CHANNELS = 6
 
 NARROW, WIDE = Codes(Fraction(1, 20), 0, IntType(8)), Codes(Fraction(1, 4096), 0, IntType(16))
 FINE = Codes(Fraction(1, 32), 0, IntType(8))
-OCTAVES = Codes(Fraction(math.log(2)) / 8, 0, IntType(8))
-"""Scores whose exponentials are powers of two of eighths: ITA takes no others."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,10 @@ def _check(example: Example) -> None:
 
 
 def _softmax(name: str) -> Example:
-    return _first(name, [(SOFTMAX[name], SoftmaxSpec(codes, CHANNELS), codes) for codes in (NARROW, WIDE, OCTAVES)])
+    """Of scores of a scale that it takes."""
+    kind = SOFTMAX[name]
+    scores = (replace(codes, scale=kind.preferred_scale(codes.scale)) for codes in (NARROW, WIDE))
+    return _first(name, [(kind, SoftmaxSpec(codes, CHANNELS), codes) for codes in scores])
 
 
 def _function(name: str) -> Example:

@@ -65,7 +65,7 @@ class Scheme:
             self.lower,
             CanonicalizePass(),
             CommonSubexpressionElimination(),
-            RangeAnalysisPass(),
+            RangeAnalysisPass(unchecked=unchecked),
             VerifyIntegerOnlyPass(),
         )
 

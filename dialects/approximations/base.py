@@ -229,6 +229,11 @@ def require(condition: object, message: str) -> None:
         raise RangeError(message)
 
 
+def require_positive(scale: Fraction) -> None:
+    """RangeError unless the scale of the operand is positive."""
+    require(scale > 0, f"the scale of the input must be positive, found {float(scale):.4g}")
+
+
 def require_options(options: Mapping[str, Any], *known: str) -> None:
     """RangeError for an option that an approximation does not take."""
     unknown = sorted(set(options) - set(known))
