@@ -133,6 +133,7 @@ EXACT = [
     "%y = qvit.select %c, %a, %b : (tensor<1xui1>, tensor<1xi3>, tensor<1xi3>) -> tensor<1xi3>",
     "%y = qvit.matmul %a, %b lhs_zero_point <1> rhs_zero_point <1>"
     " : (tensor<1x2xi2>, tensor<2x1xui1>) -> tensor<1x1xi32>",
+    "%y = qvit.shift_matmul %a, %b rhs_zero_point <1> : (tensor<1x1xui5>, tensor<1x1xi3>) -> tensor<1x1xi32>",
     "%y = qvit.linear %x, %w input_zero_point <1> weight_zero_point <[1, 0]>"
     " : (tensor<2xi2>, tensor<2x2xui1>) -> tensor<2xi32>",
     "%y = qvit.conv2d %x, %w input_zero_point <1> : (tensor<1x2x1x1xi2>, tensor<1x2x1x1xi2>) -> tensor<1x1x1x1xi32>",
@@ -944,6 +945,37 @@ def test_conditions_are_an_error_unless_told_unchecked(capsys: pytest.CaptureFix
     assert lines[-1].startswith("    qvit.int_softmax: qvit.int_softmax: scores differ by")
     found = json.loads(RangeAnalysisPass(unchecked=True).run(module).to_json())
     assert [list(condition) for condition in found["conditions"]] == [["src", "rule", "reason"]]
+
+
+# --- attention by shifts ---
+
+LOGARITHMIC = """
+func.func @main(%x: tensor<1x600xi8>, %v: tensor<600x2xi8>, %c: tensor<1x600xui5>) -> tensor<1x2xi32> {
+  %q = qvit.int_softmax %x by #qvit.lis<up = 5, x0 = -444, b = 1733, c = 1143650, n = 1> : (tensor<1x600xi8>) -> tensor<1x600xui5>
+  %a = qvit.shift_matmul %q, %v rhs_zero_point <3> : (tensor<1x600xui5>, tensor<600x2xi8>) -> tensor<1x2xi32>
+  func.return %a : tensor<1x2xi32>
+}"""
+
+
+def test_rows_of_a_logarithmic_softmax_sum_to_at_most_three_halves() -> None:
+    module = ir_text.parse(LOGARITHMIC)
+    report = analyse(module)
+    assert report.failures == []
+    found = result_range(report, module)
+    assert found.ends == (-131 * 3 << 14, 124 * 3 << 14)
+    (accumulator,) = [q for q in report.quantities if q.what == "accumulator"]
+    assert (accumulator.lo, accumulator.hi, accumulator.bits) == (*found.ends, 24)
+    rng = np.random.default_rng(0)
+    for spread in (1, 5, 30, 128):
+        x = rng.integers(-spread, spread, (1, 600)).astype(np.int8)
+        for v in (np.full((600, 2), -128), np.full((600, 2), 127), rng.choice([-128, 127], (600, 2))):
+            assert_inside(found, run(module, [x, v.astype(np.int8), np.zeros((1, 600), np.uint8)])["output0"])
+
+
+def test_any_codes_for_shifts_may_sum_to_more() -> None:
+    (failure,) = analyse(ir_text.parse(LOGARITHMIC.replace("shift_matmul %q", "shift_matmul %c"))).failures
+    assert failure.rule == "qvit.shift_matmul"
+    assert str(-131 * 600 << 15) in failure.reason
 
 
 # --- functions, report, pass ---
