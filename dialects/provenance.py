@@ -1,6 +1,6 @@
 """Where an operation came from: the names of the source graph's nodes, carried through every rewrite."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from xdsl.dialects.builtin import ArrayAttr, StringAttr
@@ -22,6 +22,14 @@ class Remark:
     src: str
     rule: str
     reason: str
+
+
+def grouped(title: str, remarks: Sequence[Remark]) -> Iterator[str]:
+    """Lines of a table: how many there are, and for each rule its count and its first one."""
+    yield f"  {title:<16} {len(remarks):>28,}"
+    for rule in dict.fromkeys(r.rule for r in remarks):
+        mine = [r for r in remarks if r.rule == rule]
+        yield f"    {len(mine)} x {rule}, first {mine[0].src}: {mine[0].reason}"
 
 
 def sources(op: Operation) -> tuple[str, ...]:

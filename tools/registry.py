@@ -10,6 +10,11 @@ PASSES: dict[str, tuple[str, str, str]] = {
         "DelayDequantPass",
         "Move dequantization behind matrix products, so that they run on integers.",
     ),
+    "lower-requant": (
+        "qvit.transforms.lower_requant",
+        "LowerRequantPass",
+        "Give requantize and add_requant integers in the place of real factors, and prove how exact that is.",
+    ),
     "verify-integer-only": (
         "qvit.transforms.verify_integer_only",
         "VerifyIntegerOnlyPass",

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +15,7 @@ from xdsl.pattern_rewriter import GreedyRewritePatternApplier, PatternRewriteWal
 from qvit.dialects.atomic import write_text
 from qvit.dialects.ops.elementwise import AddOp, DivOp, MulOp
 from qvit.dialects.ops.quantization import DequantizeOp
-from qvit.dialects.provenance import Remark, describe
+from qvit.dialects.provenance import Remark, describe, grouped
 from qvit.dialects.weights import Weights
 from qvit.transforms.delay.folds import FOLDS, is_bias
 from qvit.transforms.delay.moves import MOVES
@@ -71,17 +70,9 @@ class Report:
         for name, rule in self.rules.items():
             bound = f" ({rule['bound']:.3g})" if "bound" in rule else ""
             lines.append(f"    {name:<32}{rule['count']:>6} x {rule['exactness']}{bound}")
-        lines += _grouped("blocked", self.blocked)
-        lines += _grouped("notes", self.notes)
+        lines += grouped("blocked", self.blocked)
+        lines += grouped("notes", self.notes)
         return "\n".join(lines) + "\n"
-
-
-def _grouped(title: str, entries: list[Remark]) -> Iterator[str]:
-    """One line for each rule with its count and first entry: the report has them all."""
-    yield f"  {title:<16} {len(entries):>28,}"
-    for rule in dict.fromkeys(e.rule for e in entries):
-        mine = [e for e in entries if e.rule == rule]
-        yield f"    {len(mine)} x {rule}, first {mine[0].src}: {mine[0].reason}"
 
 
 def delay_dequant(module: ModuleOp, *, allow_bounded: bool = False, accumulator_bits: int = 32) -> Report:

@@ -23,9 +23,11 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 from xdsl.transforms.canonicalize import CanonicalizePass
 from xdsl.transforms.common_subexpression_elimination import CommonSubexpressionElimination
+from xdsl.utils.exceptions import DiagnosticException
 
+from qvit.dialects.semantics.integers import Rounding
 from qvit.transforms.delay_dequant import DelayDequantPass
-from qvit.transforms.integerize import IntegerizePass
+from qvit.transforms.integerize import IntegerizePass, IntegerReport
 from qvit.transforms.lower_requant import LowerRequantPass
 from qvit.transforms.ptq.observers import Observer, Quantizer
 from qvit.transforms.ptq.scheme import Quantization, all_roles
@@ -65,7 +67,9 @@ class Scheme:
 def _scheme(name: str, summary: str, quantization: Quantization, **passes: Any) -> Scheme:
     lower = {key: passes.pop(key) for key in ("form", "rounding") if key in passes}
     published = passes.pop("published", {})
-    return Scheme(name, summary, quantization, IntegerizePass(**passes), LowerRequantPass(**lower), published)
+    return Scheme(
+        name, summary, quantization, IntegerizePass(**passes), LowerRequantPass(**lower, allow_bounded=True), published
+    )
 
 
 _SIGNED = Quantizer(8, symmetric=True)
@@ -81,11 +85,14 @@ BEST = _scheme(
             pixels=Quantizer(8),  # a pixel's range is known
             attention=Quantizer(8, symmetric=True, margin=1.1),  # no zero points in products of activations
             probabilities=None,  # weights relative to the row's maximum, divided by its sum behind the product
-            scores=_SIGNED,  # the table of exponentials takes 8 bits
+            # e^(-255/16) is nothing: whatever the range of a layer, this is as fine as softmax can tell
+            scores=Quantizer(16, symmetric=True, scale=1 / 16),
+            hidden=Quantizer(8, observer=Observer.MSE, margin=1.1),  # a few large values, many small ones
         ),
         WeightQuantizer(8),
         smoothing=0.5,
         centre_keys=True,
+        rounding=Rounding.HALF_UP,  # an add and a shift
     ),
     softmax="sm8-late+sw-late",
     function="table+quad+lin",
@@ -118,10 +125,60 @@ I_VIT = _scheme(
     },
 )
 
-SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (BEST, I_VIT)}
+I_BERT = _scheme(
+    "i-bert",
+    "I-BERT: polynomial exponential and GELU, exact integer square root, dyadic requantization; symmetric throughout.",
+    Quantization(
+        all_roles(
+            _SIGNED,
+            WIDE,
+            probabilities=Quantizer(8, scale=2.0**-8),  # i-softmax gives 8 fraction bits
+            scores=_SIGNED,
+            function=_SIGNED,
+        ),
+        WeightQuantizer(8),
+    ),
+    softmax="i-softmax",
+    function="i-gelu",
+    layer_norm="ibert-layernorm",
+    rounding="half_even",
+    published={"function": "i-gelu-published", "layer_norm": "ibert-layernorm-published"},
+)
+
+SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (BEST, I_VIT, I_BERT)}
 """All schemes by name."""
 
-__all__ = ["SCHEMES", "Observer", "Scheme", "SchemePass", "scheme_pass"]
+
+def run_scheme(
+    module: ModuleOp,
+    scheme: Scheme,
+    *,
+    published: bool = False,
+    unchecked: bool = False,
+    context: Context | None = None,
+) -> dict[str, object]:
+    """All passes of a scheme, in place; what each reports, by its name. DiagnosticException where something stays in float."""
+    reports: dict[str, object] = {}
+    for step in scheme.passes(published=published, unchecked=unchecked):
+        if isinstance(step, DelayDequantPass | IntegerizePass | LowerRequantPass | RangeAnalysisPass):
+            reports[step.name] = report = step.run(module)
+            if isinstance(report, IntegerReport) and report.left:
+                raise DiagnosticException(_left(report))
+        else:
+            step.apply(context or Context(), module)
+    return reports
+
+
+def _left(report: IntegerReport) -> str:
+    """What cannot become integers, one line a reason."""
+    reasons: dict[str, list[str]] = {}
+    for remark in report.left:
+        reasons.setdefault(remark.reason, []).append(remark.src)
+    lines = [f"{len(report.left)} operations stay in float:"]
+    for reason, names in reasons.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        lines.append(f"  {names[0]}{more}: {reason}")
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -135,8 +192,7 @@ class SchemePass(ModulePass):
     unchecked: bool = False
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        for step in self.scheme.passes(published=self.published, unchecked=self.unchecked):
-            step.apply(ctx, op)
+        run_scheme(op, self.scheme, published=self.published, unchecked=self.unchecked, context=ctx)
 
 
 def scheme_pass(scheme: Scheme) -> type[SchemePass]:

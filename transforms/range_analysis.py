@@ -152,12 +152,16 @@ class RangeAnalysisPass(ModulePass):
     report: str = ""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
+        sys.stderr.write(self.run(op).table())
+
+    def run(self, module: ModuleOp) -> RangeReport:
+        """`apply`, which cannot return what was found. DiagnosticException lists what is not proven, unless `report_only`."""
         if self.report.endswith(".html"):
             raise ValueError(f"range-analysis: its report is JSON; for a page, use qvit-opt --report {self.report}")
-        found = analyse(op)
+        found = analyse(module)
         if self.report:
             write_text(Path(self.report), found.to_json())
         if found.failures and not self.report_only:
             count = f"range-analysis: {len(found.failures)} numbers are not proven to fit:"
             raise DiagnosticException("\n".join([count, *(f"  {_told(failure)}" for failure in found.failures)]))
-        sys.stderr.write(found.table())
+        return found

@@ -17,6 +17,12 @@ def _delay_dequant() -> type[ModulePass]:
     return DelayDequantPass
 
 
+def _lower_requant() -> type[ModulePass]:
+    from qvit.transforms.lower_requant import LowerRequantPass
+
+    return LowerRequantPass
+
+
 def _verify_integer_only() -> type[ModulePass]:
     from qvit.transforms.verify_integer_only import VerifyIntegerOnlyPass
 
@@ -39,6 +45,7 @@ UNIVERSE = Universe(
     all_dialects={"qvit": _qvit},
     all_passes={
         "delay-dequant": _delay_dequant,
+        "lower-requant": _lower_requant,
         "verify-integer-only": _verify_integer_only,
         "range-analysis": _range_analysis,
         "lower-to-linalg": _lower_to_linalg,

@@ -11,7 +11,7 @@ from enum import StrEnum
 from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import BlockArgument, Operation, SSAValue, Use
 
-from qvit.dialects.ops.elementwise import AddOp, DivOp, MulOp, SelectOp
+from qvit.dialects.ops.elementwise import AddOp, DivOp, MulOp, ReluOp, SelectOp, SigmoidOp, TanhOp
 from qvit.dialects.ops.nonlinear import GeluOp, LayerNormOp, SoftmaxOp
 from qvit.dialects.ops.products import Conv2dOp, LinearOp, MatmulOp
 from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
@@ -23,6 +23,7 @@ from qvit.dialects.types import element_of, is_float, shape_of
 PRODUCTS = (Conv2dOp, LinearOp, MatmulOp)
 MOVES = (ReshapeOp, TransposeOp, SliceOp, ConcatOp, GatherOp, BroadcastOp)
 CONSTANTS = (ConstantOp, WeightOp)
+FUNCTIONS = (GeluOp, MulOp, ReluOp, SigmoidOp, TanhOp)
 
 
 class Role(StrEnum):
@@ -32,6 +33,8 @@ class Role(StrEnum):
     """The model's input, into a product."""
     LINEAR = "linear"
     """The input of linear layers and convolutions."""
+    HIDDEN = "hidden"
+    """The same, where an elementwise function made it: the hidden layer of an MLP."""
     ATTENTION = "attention"
     """An operand of a product of activations: queries, keys, values."""
     PROBABILITIES = "probabilities"
@@ -143,7 +146,9 @@ def use_role(site: Site, use: Use) -> Role | None:
         case Conv2dOp() | LinearOp():
             if use.index != 0:
                 return None  # weights and biases have quantizers of their own
-            return Role.PIXELS if any(isinstance(p, BlockArgument) for p in site.producers) else Role.LINEAR
+            if any(isinstance(p, BlockArgument) for p in site.producers):
+                return Role.PIXELS
+            return Role.HIDDEN if any(isinstance(p.owner, FUNCTIONS) for p in site.producers) else Role.LINEAR
         case MatmulOp():
             softmax = any(isinstance(p.owner, SoftmaxOp) for p in site.producers)
             return Role.PROBABILITIES if softmax else Role.ATTENTION
@@ -193,6 +198,7 @@ PRECEDENCE = (
     Role.PROBABILITIES,
     Role.ATTENTION,
     Role.PIXELS,
+    Role.HIDDEN,
     Role.LINEAR,
 )
 """Which role a site takes that has several uses: the one that is served worst by the others' codes."""

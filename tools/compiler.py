@@ -1,0 +1,92 @@
+"""From a float model and sample inputs to integers: quantization and the passes of a scheme, one after another."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation
+
+from qvit.backends.interpreter import find_function, input_names, run
+from qvit.dialects.semantics.integers import Array
+from qvit.dialects.weights import Weights
+from qvit.transforms.pipelines import Scheme, run_scheme
+from qvit.transforms.ptq.calibrate import Calibration, calibrate
+from qvit.transforms.ptq.insert import Choices, insert
+from qvit.transforms.ptq.prepare import prepare
+from qvit.transforms.ptq.scheme import Quantization
+from qvit.transforms.ptq.smoothing import centre_keys, smooth
+
+Samples = Sequence[Mapping[str, Array]]
+"""Inputs of the model by name, one batch each."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """choices: of scales and zero points; reports: of the passes, by name; quantized: the module in between, which
+    computes in float with quantize and dequantize operations."""
+
+    module: ModuleOp
+    quantized: ModuleOp
+    choices: Choices
+    reports: Mapping[str, object]
+
+
+def _execute(module: ModuleOp, inputs: Mapping[str, Array], observe: Callable[[Operation, Array], None]) -> None:
+    # single precision: twice as fast, and a range needs no more
+    run(module, inputs, float_dtype=np.float32, observe=observe)
+
+
+def quantize(
+    module: ModuleOp,
+    samples: Samples,
+    quantization: Quantization,
+    *,
+    seed: int = 0,
+    state: Path | None = None,
+    key: str = "",
+    progress: Callable[[int], None] = lambda done: None,
+) -> Choices:
+    """Quantize a float module in place, with scales from samples. state, key: see `Calibration`."""
+    prepare(module)
+    function = find_function(module)
+    calibration = Calibration(function, gram=quantization.needs_gram, seed=seed, state=state, key=key)
+    seen = dict(calibrate(module, function, samples, _execute, input_names(function), calibration, progress))
+    weights = Weights(module)
+    if quantization.smoothing:
+        smooth(function, quantization.smoothing, quantization.smooth_to_powers, seen, weights)
+    if quantization.centre_keys:
+        centre_keys(function, seen, weights)
+    return insert(module, function, quantization, seen)
+
+
+def compile_model(
+    module: ModuleOp,
+    samples: Samples,
+    scheme: Scheme,
+    *,
+    published: bool = False,
+    unchecked: bool = False,
+    seed: int = 0,
+    state: Path | None = None,
+    key: str = "",
+    progress: Callable[[int], None] = lambda done: None,
+) -> Compiled:
+    """A module with integers alone in @main, from a float one, which is changed in place.
+
+    samples: none for a module that is quantized already. DiagnosticException where something has to stay in float, with
+    every operation and reason.
+    """
+    choices = Choices()
+    if samples:
+        options = {"seed": seed, "state": state, "key": key, "progress": progress}
+        choices = quantize(module, samples, scheme.quantization, **options)
+    quantized = module.clone()
+    reports = run_scheme(module, scheme, published=published, unchecked=unchecked)
+    return Compiled(module, quantized, choices, reports)
+
+
+def with_quantization(scheme: Scheme, **changes: object) -> Scheme:
+    """The scheme with other numbers."""
+    return replace(scheme, quantization=replace(scheme.quantization, **changes))

@@ -1,0 +1,1 @@
+"""Integers in the place of real factors: multipliers, and proofs that they compute the same."""
