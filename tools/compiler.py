@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Operation
+from xdsl.ir import Operation, SSAValue
 
 from qvit.backends.interpreter import find_function, input_names, run
+from qvit.dialects.provenance import describe
 from qvit.dialects.semantics.integers import Array
 from qvit.dialects.weights import Weights
 from qvit.transforms.pipelines import Scheme, run_scheme
@@ -38,6 +39,10 @@ def _execute(module: ModuleOp, inputs: Mapping[str, Array], observe: Callable[[O
     run(module, inputs, float_dtype=np.float32, observe=observe)
 
 
+def _made_by(value: SSAValue) -> str:
+    return describe(value) if isinstance(value.owner, Operation) else "input"
+
+
 def quantize(
     module: ModuleOp,
     samples: Samples,
@@ -47,8 +52,11 @@ def quantize(
     state: Path | None = None,
     key: str = "",
     progress: Callable[[int], None] = lambda done: None,
-) -> Choices:
-    """Quantize a float module in place, with scales from samples. state, key: see `Calibration`."""
+) -> tuple[Choices, Mapping[str, Array]]:
+    """Quantize a float module in place, with scales from samples. state, key: see `Calibration`.
+
+    Also returns some rows of each tensor by the source node that makes it.
+    """
     prepare(module)
     function = find_function(module)
     calibration = Calibration(function, gram=quantization.needs_gram, seed=seed, state=state, key=key)
@@ -58,7 +66,8 @@ def quantize(
         smooth(function, quantization.smoothing, quantization.smooth_to_powers, seen, weights)
     if quantization.centre_keys:
         centre_keys(function, seen, weights)
-    return insert(module, function, quantization, seen)
+    rows = {_made_by(value): statistics.sample_rows for value, statistics in seen.items()}
+    return insert(module, function, quantization, seen), rows
 
 
 def compile_model(
@@ -78,12 +87,13 @@ def compile_model(
     samples: none for a module that is quantized already. DiagnosticException where something has to stay in float, with
     every operation and reason.
     """
-    choices = Choices()
+    choices, rows = Choices(), dict[str, Array]()
     if samples:
-        options = {"seed": seed, "state": state, "key": key, "progress": progress}
-        choices = quantize(module, samples, scheme.quantization, **options)
+        choices, rows = quantize(
+            module, samples, scheme.quantization, seed=seed, state=state, key=key, progress=progress
+        )
     quantized = module.clone()
-    reports = run_scheme(module, scheme, published=published, unchecked=unchecked)
+    reports = run_scheme(module, scheme, published=published, unchecked=unchecked, rows=rows.get)
     return Compiled(module, quantized, choices, reports)
 
 

@@ -35,12 +35,12 @@ SOFTMAX: dict[str, type[SoftmaxApproximation]] = {
     "shiftmax": Shiftmax,
     "shiftmax-published": ShiftmaxPublished,
     "i-softmax": ISoftmax,
-    "i-softmax-published": ISoftmaxPublished,
     "lis": Lis,
     "lis-published": LisPublished,
     "bit-softmax": BitSoftmax,
     "bit-softmax-published": BitSoftmaxPublished,
     "ita": Ita,
+    "i-softmax-published": ISoftmaxPublished,
 }
 """Softmax."""
 

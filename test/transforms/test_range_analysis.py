@@ -1,7 +1,9 @@
 """--range-analysis: intervals hold and are reached, and everything that could overflow is refused, nothing else."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -84,7 +86,7 @@ def assert_sound(module: ModuleOp, inputs: Sequence[Array], report: RangeReport)
 
 def test_random_graphs_have_every_operation() -> None:
     rng = np.random.default_rng(0)
-    made = {type(op) for _ in range(40) for op in integer_graphs.integer_graph(rng).walk()}
+    made = {type(op) for _ in range(150) for op in integer_graphs.integer_graph(rng).walk()}
     assert made.issuperset(TRANSFERS.keys() - {QuantizeOp, WeightOp})
 
 
@@ -146,6 +148,7 @@ EXACT = [
     "%y = qvit.add_requant %a by #qvit.pot<1>, %b by #qvit.real<-1.3> round_each"
     " : (tensor<1xi3>, tensor<1xi3>) -> tensor<1xi8>",
     "%y = qvit.reduce_sum %x {axes = array<i64: 0>, keepdims = false} : tensor<3xi2> -> tensor<i32>",
+    "%y = qvit.argmax %x {axis = 0 : i64, keepdims = false} : tensor<3xi2> -> tensor<i64>",
     "%y = qvit.concat %a, %b axis 0 : (tensor<1xi2>, tensor<1xi2>) -> tensor<2xi2>",
     "%y = qvit.slice %x axis 0 start 2 size 2 step -2 : tensor<3xi2> -> tensor<2xi2>",
     "%y = qvit.gather %x, %i axis 0 : (tensor<2xi3>, tensor<1xui1>) -> tensor<1xi3>",
@@ -711,6 +714,9 @@ def approximated(example: Example, codes: str | None = None, mask: bool = False,
     )
 
 
+UNSOUND = ("i-gelu-published", "ita-gelu")
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
 def test_intermediates_of_approximations(example: Example) -> None:
     module = approximated(example)
@@ -729,6 +735,10 @@ def test_intermediates_of_approximations(example: Example) -> None:
             raise AssertionError
     assert {q.what: (q.lo, q.hi) for q in report.quantities} == {n: i for n, i in stated.items() if n != "y"}
     values = returned(module)
+    if report.conditions:  # it does not take all codes
+        assert example.name in UNSOUND
+        assert report.ranges[values[0]].ends == (result.lo, result.hi)
+        return
     assert report.ranges[values[0]].ends == stated["y"]
     assert [report.ranges[v].ends for v in values[1:]] == [i for n, i in stated.items() if n == "sum"][
         : len(values) - 1
@@ -748,13 +758,26 @@ def test_masked_rows(example: Example) -> None:
     assert report.ranges[returned(module)[0]].ends[0] == 0
 
 
+def test_masked_entries_are_0_whatever_is_stated_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    example = next(e for e in EXAMPLES if e.name == "sm8")
+    monkeypatch.setattr(type(example.built.approximation), "intermediates", lambda *_: {"e": (3, 7), "y": (5, 9)})
+    for mask, ends in ((False, (5, 9)), (True, (0, 9))):
+        module = approximated(example, mask=mask)
+        assert result_range(analyse(module), module).ends == ends
+
+
 @pytest.mark.parametrize("name", ["sm8", "sm8-late", "table", "ln"])
 def test_codes_that_an_approximation_does_not_take(name: str) -> None:
     example = next(e for e in EXAMPLES if e.name == name)
+    if name != "ln":  # exponentials that do not end, and a table that does
+        built = example.built
+        flat = tuple((np.full(256, 65535 if "sm8" in name else 1), type) for _, type in built.tables)
+        example = replace(example, built=replace(built, tables=flat))
     module = approximated(example, "i32")
     report = analyse(module)
-    (failure,) = report.failures
-    assert failure.rule.startswith("qvit.int_")
+    (condition,) = report.conditions
+    assert condition.rule.startswith("qvit.int_")
+    assert (report.failures != []) == (name == "ln")  # the others' tables end before there is an intermediate
     for value in returned(module):
         type = integer_of(value)
         assert type is not None
@@ -784,16 +807,46 @@ def test_tables_that_are_not_constants() -> None:
 # --- attention, divided late ---
 
 
-def attention_text(length: int, zero: int, rounding: str = "half_up", mask: bool = False, scores: str = "i8") -> str:
-    example = next(e for e in EXAMPLES if e.name == "sm8-late")
-    table = example.built.tables[0][0].tolist()
+LATE = {
+    e.name: e
+    for e in EXAMPLES
+    if isinstance(e.built.approximation, SoftmaxApproximation) and e.built.approximation.late
+}
+
+
+def attention_text(
+    length: int,
+    zero: int,
+    rounding: str = "half_up",
+    mask: bool = False,
+    scores: str = "i8",
+    name: str = "sm8-late",
+    flat: bool = False,
+) -> str:
+    """16 times the average of values, plus 5. flat: all exponentials are those of the maximum."""
+    built = LATE[name].built
+    approximation, tables = (
+        built.approximation,
+        [(np.full_like(t, t[0]) if flat else t, type) for t, type in built.tables],
+    )
+    types = [f"tensor<{len(table)}x{type}>" for table, type in tables]
+    names = [f"%t{i}" for i in range(len(tables))]
+    constants = [
+        f"{name} = qvit.constant dense<{table.tolist()}> : {type}"
+        for name, (table, _), type in zip(names, tables, types, strict=True)
+    ]
+    fields = ", ".join(f"{name} = {value}" for name, value in approximation.parameters.items())
+    attribute = f"#qvit.{approximation.name}" + (f"<{fields}>" if fields else "")
     masked = f" mask(%m : tensor<{length}xui1>)" if mask else ""
+    factor = 16 * float(built.scale)
+    shift = 30 - math.floor(math.log2(factor))
     x, p, z, v = f"tensor<1x{length}x{scores}>", f"tensor<1x{length}xui8>", "tensor<1x1xi32>", f"tensor<{length}x2xi8>"
-    softmax = f"qvit.int_softmax %x tables(%t : tensor<256xui16>){masked} by #qvit.sm8_late"
-    form = f"#qvit.dyadic<1077936128, 18> divided_by %z zero_point <5> rounding {rounding}"
+    softmax = f"qvit.int_softmax %x tables({', '.join(names)} : {', '.join(types)}){masked} by {attribute}"
+    form = f"#qvit.dyadic<{round(factor * 2**shift)}, {shift}> divided_by %z zero_point <5> rounding {rounding}"
+    lines = "\n  ".join(constants)
     return f"""
 func.func @main(%x: {x}, %v: {v}, %m: tensor<{length}xui1>) -> tensor<1x2xi16> {{
-  %t = qvit.constant dense<{table}> : tensor<256xui16>
+  {lines}
   %p, %z = {softmax} : ({x}) -> ({p}, {z})
   %a = qvit.matmul %p, %v rhs_zero_point <{zero}> : ({p}, {v}) -> tensor<1x2xi32>
   %y = qvit.requantize %a by {form} : (tensor<1x2xi32>, {z}) -> tensor<1x2xi16>
@@ -803,23 +856,25 @@ func.func @main(%x: {x}, %v: {v}, %m: tensor<{length}xui1>) -> tensor<1x2xi16> {
 
 @pytest.mark.parametrize("rounding", ["half_up", "floor"])
 @pytest.mark.parametrize("mask", [False, True])
-def test_the_average_of_attention_is_bounded_by_the_values(mask: bool, rounding: str) -> None:
-    """y = 16 * 257 sum p v / sum E: rows where all entries but one are as small as they may be and still round up."""
-    length = 40
-    module = ir_text.parse(attention_text(length, -3, rounding, mask))
+@pytest.mark.parametrize("name", LATE)
+def test_the_average_of_attention_is_bounded_by_the_values(name: str, mask: bool, rounding: str) -> None:
+    """The worst row has the maximum once, and else the difference where rounding adds most to a weight's share."""
+    length, built = 40, LATE[name].built
+    module = ir_text.parse(attention_text(length, -3, rounding, mask, name=name))
     report = analyse(module)
     found = result_range(report, module)
-    table = next(e for e in EXAMPLES if e.name == "sm8-late").built.tables[0][0]
-    # 129 of 65535 becomes 1 of 255: the largest share that a weight has of its exponential, 1.99 / 257
-    last = int(np.flatnonzero(table >= 129)[-1])
-    x = np.full((1, length), 127 - last, np.int8)
-    x[0, 7] = 127
+    assert isinstance(built.approximation, SoftmaxApproximation)
+    rows = np.full((256, length), -128)
+    rows += 255 - np.arange(256)[:, None]
+    rows[:, 7] = 127
+    weights, sums = built.approximation.apply(rows, [table for table, _ in built.tables], None, built.results)
+    x = rows[[np.argmax(weights.sum(-1) / sums[:, 0])]].astype(np.int8)
     lowest, highest = (
         run(module, [x, np.full((length, 2), value, np.int8), np.ones(length, np.uint8)])["output0"].item(0)
         for value in (-128, 127)
     )
-    assert lowest * 1.01 < found.ends[0] <= lowest < 16 * -128
-    assert 16 * 127 < highest <= found.ends[1] < highest * 1.01
+    assert lowest - 1 <= found.ends[0] <= lowest <= 16 * -125 + 5
+    assert 16 * 130 + 4 <= highest <= found.ends[1] <= highest + 1
     rng = np.random.default_rng(0)
     for _ in range(50):
         spread = int(rng.integers(1, 129))
@@ -858,8 +913,21 @@ def test_an_average_of_positive_values_may_be_0() -> None:
 
 
 def test_attention_whose_scores_are_too_wide() -> None:
-    report = analyse(ir_text.parse(attention_text(40, 0, scores="i16")))
-    assert [failure.rule for failure in report.failures] == ["qvit.int_softmax"]
+    report = analyse(ir_text.parse(attention_text(40, 0, scores="i16", flat=True)))
+    assert [condition.rule for condition in report.conditions] == ["qvit.int_softmax"]
+    assert report.values[-1].hi == 2**15 - 1
+
+
+def test_conditions_are_an_error_unless_told_unchecked(capsys: pytest.CaptureFixture[str]) -> None:
+    module = ir_text.parse(attention_text(40, 0, scores="i16", flat=True))
+    with pytest.raises(DiagnosticException, match="1 numbers or conditions are not proven:\n.*scores differ by"):
+        RangeAnalysisPass().apply(Context(), module)
+    RangeAnalysisPass(unchecked=True).apply(Context(), module)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-3:-1] == ["  failures                  0", "  conditions                1"]
+    assert lines[-1].startswith("    qvit.int_softmax: qvit.int_softmax: scores differ by")
+    found = json.loads(RangeAnalysisPass(unchecked=True).run(module).to_json())
+    assert [list(condition) for condition in found["conditions"]] == [["src", "rule", "reason"]]
 
 
 # --- functions, report, pass ---
@@ -961,7 +1029,7 @@ def test_pass_refuses_what_may_overflow_and_says_all_of_it(tmp_path: Path, capsy
     with pytest.raises(DiagnosticException) as error:
         RangeAnalysisPass(report=str(tmp_path / "r.json")).apply(Context(), two())
     lines = str(error.value).splitlines()
-    assert lines[0] == "range-analysis: 3 numbers are not proven to fit:"
+    assert lines[0] == "range-analysis: 3 numbers or conditions are not proven:"
     assert [line.split(":")[0].strip() for line in lines[1:]] == ["sum_a", "product_b", "foreign"]
     assert len(json.loads((tmp_path / "r.json").read_text())["failures"]) == 3
     RangeAnalysisPass(report_only=True).apply(Context(), two())
