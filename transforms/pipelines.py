@@ -25,6 +25,7 @@ from xdsl.transforms.canonicalize import CanonicalizePass
 from xdsl.transforms.common_subexpression_elimination import CommonSubexpressionElimination
 from xdsl.utils.exceptions import DiagnosticException
 
+from qvit.dialects.semantics.integers import Rounding
 from qvit.transforms.delay_dequant import DelayDequantPass
 from qvit.transforms.integerize import IntegerizePass, IntegerReport
 from qvit.transforms.lower_requant import LowerRequantPass
@@ -91,9 +92,10 @@ BEST = _scheme(
         WeightQuantizer(8),
         smoothing=0.5,
         centre_keys=True,
+        rounding=Rounding.HALF_UP,  # an add and a shift
     ),
-    softmax="sm8-late",
-    function="table",
+    softmax="sm8-late+sw-late",
+    function="table+quad+lin",
     layer_norm="ln",
     rounding="half_up",
 )

@@ -188,6 +188,10 @@ CASES: list[Case] = [
     ),
     ("%c = qvit.matmul %a, %b : (tensor<4x3xf32>, tensor<3x2xf32>) -> tensor<4x2xf32>", products.matmul),
     (
+        "%c = qvit.shift_matmul %q, %v rhs_zero_point <[3, -5]> : (tensor<4x3xui5>, tensor<3x2xi8>) -> tensor<4x2xi64>",
+        lambda q, v: products.shift_matmul(q, v, ROW, I64),
+    ),
+    (
         "%y = qvit.linear %x, %w, %b input_zero_point <1> weight_zero_point <[3, -5]>"
         " : (tensor<4x3xi8>, tensor<2x3xi8>, tensor<2xi64>) -> tensor<4x2xi64>",
         lambda x, w, b: products.linear(x, w, b, (n(1), ROW), I64),
@@ -277,6 +281,14 @@ CASES: list[Case] = [
     (
         "%y = qvit.reduce_mean %x {axes = array<i64: 1>, keepdims = false} : tensor<2x3x4xf32> -> tensor<2x4xf32>",
         lambda x: x.mean(axis=1),
+    ),
+    (
+        "%y = qvit.reduce_sum %x {axes = array<i64: 0, 2>, keepdims = true} : tensor<2x3x4xi8> -> tensor<1x3x1xi32>",
+        lambda x: x.sum((0, 2), np.int32, keepdims=True),
+    ),
+    (
+        "%y = qvit.reduce_sum %x {axes = array<i64: 1>, keepdims = false} : tensor<2x3x4xi32> -> tensor<2x4xi64>",
+        lambda x: x.sum(1, np.int64),
     ),
     (
         '%y = qvit.resize %x {mode = "cubic", coordinates = "asymmetric", scales = array<f64: 1.5, 0.5>, cubic_a = -0.5'

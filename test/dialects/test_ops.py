@@ -81,6 +81,8 @@ FORMS = """
 %q = qvit.threshold %x, %t lowest 0 : (tensor<4xi32>, tensor<3xi16>) -> tensor<4xui2>
 %c = qvit.matmul %a, %b : (tensor<2x3xf32>, tensor<3x4xf32>) -> tensor<2x4xf32>
 %c = qvit.matmul %a, %b lhs_zero_point <1> rhs_zero_point <[1, 2, 3, 4]> : (tensor<2x3xi8>, tensor<3x4xi8>) -> tensor<2x4xi64>
+%c = qvit.shift_matmul %q, %v : (tensor<2x3xui5>, tensor<3x4xi8>) -> tensor<2x4xi32>
+%c = qvit.shift_matmul %q, %v rhs_zero_point <[1, 2, 3, 4]> {qvit.src = ["a"]} : (tensor<5x1x2x3xui5>, tensor<4x3x4xi16>) -> tensor<5x4x2x4xi64>
 %y = qvit.linear %x, %w : (tensor<2x3xf64>, tensor<4x3xf64>) -> tensor<2x4xf64>
 %y = qvit.linear %x, %w, %b input_zero_point <1> weight_zero_point <[1, 2]> : (tensor<3xi8>, tensor<2x3xi8>, tensor<2xi64>) -> tensor<2xi64>
 %y = qvit.conv2d %x, %w : (tensor<1x1x4x4xf32>, tensor<2x1x3x3xf32>) -> tensor<1x2x2x2xf32>
@@ -92,6 +94,7 @@ FORMS = """
 %y = qvit.layer_norm %x, %g axis 1 epsilon 1.000000e-01 : (tensor<2x3x4xf32>, tensor<3x4xf32>) -> tensor<2x3x4xf32>
 %y = qvit.layer_norm %x, %g axis 0 epsilon 0.000000e+00 : (tensor<3xf32>, tensor<3xf32>) -> tensor<3xf32>
 %y = qvit.reduce_mean %x {axes = array<i64: 0, 2>, keepdims = false} : tensor<2x3x4xf32> -> tensor<3xf32>
+%y = qvit.reduce_sum %x {axes = array<i64: 0, 2>, keepdims = true} : tensor<2x3x4xui8> -> tensor<1x3x1xi64>
 %y = qvit.resize %x {mode = "cubic", coordinates = "align_corners", scales = array<f64: 5.000000e-01, 2.000000e+00>, cubic_a = -5.000000e-01 : f64} : tensor<4x4xf32> -> tensor<2x8xf32>
 %y = qvit.slice %x axis 0 start 4 size 3 step -2 : tensor<5xi8> -> tensor<3xi8>
 %y = qvit.reshape %x : tensor<i8> -> tensor<1x1xi8>
@@ -239,6 +242,17 @@ CONSTRUCTED: list[tuple[tuple[str, ...], Callable[..., Operation], str]] = [
         "qvit.matmul %1, %2 : (tensor<2x3xf32>, tensor<3x4xf32>) -> tensor<2x4xf32>",
     ),
     (
+        ("5x1x2x3xui5", "4x3x4xui8"),
+        lambda q, v: products.ShiftMatmulOp(q, v, 128, i64),
+        "qvit.shift_matmul %1, %2 rhs_zero_point <128>"
+        " : (tensor<5x1x2x3xui5>, tensor<4x3x4xui8>) -> tensor<5x4x2x4xi64>",
+    ),
+    (
+        ("2x3xui5", "3x4xi8"),
+        lambda q, v: products.ShiftMatmulOp(q, v),
+        "qvit.shift_matmul %1, %2 : (tensor<2x3xui5>, tensor<3x4xi8>) -> tensor<2x4xi32>",
+    ),
+    (
         ("2x3xi8", "4x3xi8", "4xi64"),
         lambda x, w, b: products.LinearOp(x, w, b, (1, None), i64),
         "qvit.linear %1, %2, %3 input_zero_point <1>"
@@ -328,6 +342,16 @@ CONSTRUCTED: list[tuple[tuple[str, ...], Callable[..., Operation], str]] = [
         ("2x3x4xf32",),
         lambda x: nonlinear.ReduceMeanOp(x, [1], False),
         "qvit.reduce_mean %1 {axes = array<i64: 1>, keepdims = false} : tensor<2x3x4xf32> -> tensor<2x4xf32>",
+    ),
+    (
+        ("2x3x4xi8",),
+        lambda x: nonlinear.ReduceSumOp(x, [0, 2], True),
+        "qvit.reduce_sum %1 {axes = array<i64: 0, 2>, keepdims = true} : tensor<2x3x4xi8> -> tensor<1x3x1xi32>",
+    ),
+    (
+        ("2x3x4xi16",),
+        lambda x: nonlinear.ReduceSumOp(x, [1], False, i64),
+        "qvit.reduce_sum %1 {axes = array<i64: 1>, keepdims = false} : tensor<2x3x4xi16> -> tensor<2x4xi64>",
     ),
     (
         ("7x4x4xf32",),
@@ -686,6 +710,24 @@ RULES = r"""
 %c = qvit.matmul %a, %b rhs_zero_point <[0, 300]> : (tensor<2x3xi8>, tensor<3x2xi8>) -> tensor<2x2xi32>
     rhs_zero_point: zero point 300 is outside i8 (-128..127)
 
+# shift_matmul
+%c = qvit.shift_matmul %q, %v : (tensor<2x3xi8>, tensor<3x4xi8>) -> tensor<2x4xi32>
+    lhs: expected elements of type ui5, found i8
+%c = qvit.shift_matmul %q, %v : (tensor<2x3xui5>, tensor<3x4xf32>) -> tensor<2x4xi32>
+    rhs: expected a tensor of integers, found tensor<3x4xf32>
+%c = qvit.shift_matmul %q, %v : (tensor<2x3xui5>, tensor<3x4xi8>) -> tensor<2x4xi16>
+    result: integers accumulate in i32 or i64, found i16
+%c = qvit.shift_matmul %q, %v : (tensor<2x3xui5>, tensor<3x4xi8>) -> tensor<2x4xf32>
+    result: integers accumulate in i32 or i64, found f32
+%c = qvit.shift_matmul %q, %v : (tensor<2x3xui5>, tensor<4x3xi8>) -> tensor<2x3xi32>
+    lhs, rhs: contracted dimensions differ: 3 in (2, 3), 4 in (4, 3)
+%c = qvit.shift_matmul %q, %v : (tensor<2x3xui5>, tensor<3x4xi8>) -> tensor<4x2xi32>
+    result: expected shape (2, 4), found (4, 2)
+%c = qvit.shift_matmul %q, %v rhs_zero_point <128> : (tensor<2x3xui5>, tensor<3x4xi8>) -> tensor<2x4xi32>
+    rhs_zero_point: zero point 128 is outside i8 (-128..127)
+%c = qvit.shift_matmul %q, %v rhs_zero_point <[1, 2, 3]> : (tensor<2x3xui5>, tensor<3x4xi8>) -> tensor<2x4xi32>
+    rhs_zero_point: dimension 1 of tensor<3x4xi8> has 4 elements, the vector has 3
+
 # linear
 %y = qvit.linear %x, %w : (tensor<2x3xi8>, tensor<3xi8>) -> tensor<2xi32>
     weight: expected [outputs, inputs], found shape (3,)
@@ -889,6 +931,16 @@ RULES = r"""
     input: expected a tensor of f32 or f64
 %y = qvit.reduce_mean %x {axes = array<i64: 1, 1>, keepdims = true} : tensor<2x3xf32> -> tensor<2x1xf32>
     axes: expected different ones, found [1, 1]
+%y = qvit.reduce_sum %x {axes = array<i64: 1>, keepdims = true} : tensor<2x3xf32> -> tensor<2x1xf32>
+    input: expected a tensor of integers, found tensor<2x3xf32>
+%y = qvit.reduce_sum %x {axes = array<i64: 1>, keepdims = true} : tensor<2x3xi8> -> tensor<2x1xi16>
+    result: integers accumulate in i32 or i64, found i16
+%y = qvit.reduce_sum %x {axes = array<i64: 2>, keepdims = true} : tensor<2x3xi8> -> tensor<2x1xi32>
+    axis: 2 is outside the 2 dimensions of tensor<2x3xi8>
+%y = qvit.reduce_sum %x {axes = array<i64: 1, 1>, keepdims = true} : tensor<2x3xi8> -> tensor<2x1xi32>
+    axes: expected different ones, found [1, 1]
+%y = qvit.reduce_sum %x {axes = array<i64: 1>, keepdims = false} : tensor<2x3xi8> -> tensor<2x1xi32>
+    result: expected shape (2,), found (2, 1)
 %y = qvit.resize %x {mode = "linear", coordinates = "asymmetric", scales = array<f64: 2.0, 2.0>} : tensor<2x2xi8> -> tensor<4x4xi8>
     input: expected a tensor of f32 or f64
 %y = qvit.resize %x {mode = "linear", coordinates = "asymmetric", scales = array<f64: 2.0, 2.0>} : tensor<1x2x2xf32> -> tensor<2x4x4xf32>

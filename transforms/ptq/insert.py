@@ -108,14 +108,14 @@ def _quantize_site(
     choices.tensors.append(_tensor_choice(site, main, quantizer, choice, seen))
     params = QParamsAttr.of(choice.scale, choice.zero_point)
     for value in site.producers:
-        _behind(value, params, quantizer.type)
+        _behind(value, params, quantizer.type, quantization.rounding)
     for value in site.constants:
         _constant(value, params, quantizer.type, weights)
     for other, its_role in narrower:
         use, its = other
         its_choice = choose(seen, its)
         choices.tensors.append(_tensor_choice(site, its_role, its, its_choice, seen))
-        _in_front(use, QParamsAttr.of(its_choice.scale, its_choice.zero_point), its.type)
+        _in_front(use, QParamsAttr.of(its_choice.scale, its_choice.zero_point), its.type, quantization.rounding)
 
 
 def _narrower(
@@ -138,8 +138,8 @@ def _tensor_choice(site: Site, role: Role, quantizer: Quantizer, choice: Choice,
     return TensorChoice(site.name, role, codes.bits, codes.signed, *numbers)
 
 
-def _pair(value: SSAValue, params: QParamsAttr, codes: IntType) -> tuple[QuantizeOp, DequantizeOp]:
-    q = QuantizeOp(value, params, element(codes))
+def _pair(value: SSAValue, params: QParamsAttr, codes: IntType, rounding: Rounding) -> tuple[QuantizeOp, DequantizeOp]:
+    q = QuantizeOp(value, params, element(codes), rounding)
     dq = DequantizeOp(q.result, params, element_of(value))
     if isinstance(value.owner, Operation):
         for op in (q, dq):
@@ -147,17 +147,17 @@ def _pair(value: SSAValue, params: QParamsAttr, codes: IntType) -> tuple[Quantiz
     return q, dq
 
 
-def _behind(value: SSAValue, params: QParamsAttr, codes: IntType) -> None:
+def _behind(value: SSAValue, params: QParamsAttr, codes: IntType, rounding: Rounding) -> None:
     """value => dq(q(value)) for all its users."""
-    q, dq = _pair(value, params, codes)
+    q, dq = _pair(value, params, codes, rounding)
     point = InsertPoint.at_start(value.owner) if isinstance(value, BlockArgument) else InsertPoint.after(value.owner)
     value.replace_uses_with_if(dq.result, lambda use: use.operation is not q)
     Rewriter.insert_op([q, dq], point)
 
 
-def _in_front(use: Use, params: QParamsAttr, codes: IntType) -> None:
+def _in_front(use: Use, params: QParamsAttr, codes: IntType, rounding: Rounding) -> None:
     """op(x) => op(dq(q(x)))."""
-    q, dq = _pair(use.operation.operands[use.index], params, codes)
+    q, dq = _pair(use.operation.operands[use.index], params, codes, rounding)
     Rewriter.insert_op([q, dq], InsertPoint.before(use.operation))
     use.operation.operands[use.index] = dq.result
 
