@@ -8,11 +8,17 @@ import numpy as np
 
 from qvit.backends.interpreter import run
 from qvit.frontends.onnx import import_to_measure
+from qvit.frontends.onnx.handlers.dynamic import MEASURED
 from qvit.tools.arguments import UsageError
 from qvit.tools.samples import Pixels, read_samples
 
 if TYPE_CHECKING:
     import onnx
+
+
+def is_dynamic(model: "onnx.ModelProto") -> bool:
+    """Whether the model quantizes anything by ranges that it finds when it runs."""
+    return any(node.op_type in MEASURED for node in model.graph.node)
 
 
 def measured_ranges(

@@ -24,13 +24,15 @@ Samples = Sequence[Mapping[str, Array]]
 
 @dataclass(frozen=True)
 class Compiled:
-    """choices: of scales and zero points; reports: of the passes, by name; quantized: the module in between, which
-    computes in float with quantize and dequantize operations."""
+    """choices: of scales and zero points; reports: of the passes, by name; reference: the float module that the choices are
+    about, with its weights as they were quantized; quantized: the module in between, which computes in float with quantize
+    and dequantize operations. Without samples nothing was chosen, and there is no reference."""
 
     module: ModuleOp
     quantized: ModuleOp
     choices: Choices
     reports: Mapping[str, object]
+    reference: ModuleOp | None = None
 
 
 def _execute(module: ModuleOp, inputs: Mapping[str, Array], observe: Callable[[Operation, Array], None]) -> None:
@@ -47,8 +49,12 @@ def quantize(
     state: Path | None = None,
     key: str = "",
     progress: Callable[[int], None] = lambda done: None,
-) -> Choices:
-    """Quantize a float module in place, with scales from samples. state, key: see `Calibration`."""
+) -> tuple[Choices, ModuleOp]:
+    """Quantize a float module in place, with scales from samples. state, key: see `Calibration`.
+
+    Returns what was chosen, and a copy of the float module that it was chosen for: equal to the model over the reals, with
+    projections split, factors in weights and ranges moved.
+    """
     prepare(module)
     function = find_function(module)
     calibration = Calibration(function, gram=quantization.needs_gram, seed=seed, state=state, key=key)
@@ -58,7 +64,8 @@ def quantize(
         smooth(function, quantization.smoothing, quantization.smooth_to_powers, seen, weights)
     if quantization.centre_keys:
         centre_keys(function, seen, weights)
-    return insert(module, function, quantization, seen)
+    reference = module.clone()
+    return insert(module, function, quantization, seen), reference
 
 
 def compile_model(
@@ -78,13 +85,13 @@ def compile_model(
     samples: none for a module that is quantized already. DiagnosticException where something has to stay in float, with
     every operation and reason.
     """
-    choices = Choices()
+    choices, reference = Choices(), None
     if samples:
         options = {"seed": seed, "state": state, "key": key, "progress": progress}
-        choices = quantize(module, samples, scheme.quantization, **options)
+        choices, reference = quantize(module, samples, scheme.quantization, **options)
     quantized = module.clone()
     reports = run_scheme(module, scheme, published=published, unchecked=unchecked)
-    return Compiled(module, quantized, choices, reports)
+    return Compiled(module, quantized, choices, reports, reference)
 
 
 def with_quantization(scheme: Scheme, **changes: object) -> Scheme:

@@ -1,4 +1,4 @@
-"""The names of the passes and what they do in a line: a table that `--help` can print without importing xDSL."""
+"""The names of passes and schemes and what they do in a line: tables that `--help` can print without importing xDSL."""
 
 from collections.abc import Mapping
 
@@ -43,6 +43,20 @@ PASSES: dict[str, tuple[str, str, str]] = {
     "dce": ("xdsl.transforms.dead_code_elimination", "DeadCodeElimination", "Remove operations without uses."),
 }
 """flag -> (module, class, first line of the help). The flag is the pass's name, and its file's, with dashes."""
+
+
+SCHEMES: dict[str, str] = {
+    "best": "Our own functions: late division of attention, tables, exact normalisation; one rounding for each step.",
+    "i-vit": "I-ViT: Shiftmax, ShiftGELU, I-LayerNorm, dyadic requantization; symmetric throughout, residual stream of 16 bits.",
+    "i-bert": "I-BERT: polynomial exponential and GELU, exact integer square root, dyadic requantization; symmetric throughout.",
+}
+"""scheme -> what it does, in a line."""
+
+
+def scheme_list() -> str:
+    """The lines of `--list-schemes`."""
+    width = max(map(len, SCHEMES)) + 2
+    return "\n".join(f"  {name:<{width}}{summary}" for name, summary in SCHEMES.items())
 
 
 def pass_list(summaries: Mapping[str, str]) -> str:

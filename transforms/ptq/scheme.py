@@ -43,6 +43,20 @@ class Quantization:
     rounding: Rounding = Rounding.HALF_EVEN
     overrides: tuple[Override, ...] = ()
 
+    def __post_init__(self) -> None:
+        for override in self.overrides:
+            self._require_sense(override)
+
+    def _require_sense(self, override: Override) -> None:
+        """BadOverrides where its settings do not go together with those that it leaves as they are."""
+        roles = () if override.weights else override.roles or tuple(self.roles)
+        bases = {"weights": self.weights} if override.weights else {r: self.roles.get(r) or Quantizer() for r in roles}
+        for what, base in bases.items():
+            try:
+                replace(base, **override.settings)
+            except (ValueError, TypeError) as error:
+                raise BadOverrides(f"override of {override.match!r}, {what}: {error}") from None
+
     def quantizer(self, role: Role, names: Sequence[str]) -> Quantizer | None:
         """For a tensor of that role, made by source nodes of these names; the last override that concerns it wins."""
         found = self.roles.get(role)
