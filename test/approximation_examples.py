@@ -1,5 +1,6 @@
 """Every integer approximation, with constants for ordinary codes: tests that go over all of them need nothing of one."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,6 +24,8 @@ CHANNELS = 6
 """The length of a row, of layer normalisation's vectors too."""
 
 NARROW, WIDE = Codes(Fraction(1, 20), 0, IntType(8)), Codes(Fraction(1, 4096), 0, IntType(16))
+OCTAVES = Codes(Fraction(math.log(2)) / 8, 0, IntType(8))
+"""Scores whose exponentials are powers of two of eighths: ITA takes no others."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ def _first(name: str, candidates: list[tuple[type, object, Codes]]) -> Example:
 
 
 def _softmax(name: str) -> Example:
-    return _first(name, [(SOFTMAX[name], SoftmaxSpec(codes, CHANNELS), codes) for codes in (NARROW, WIDE)])
+    return _first(name, [(SOFTMAX[name], SoftmaxSpec(codes, CHANNELS), codes) for codes in (NARROW, WIDE, OCTAVES)])
 
 
 def _function(name: str) -> Example:
