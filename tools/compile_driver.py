@@ -54,9 +54,11 @@ def _scheme(args: argparse.Namespace) -> Scheme:
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The options that differ from the scheme alone, by name, for the report and for the key of the calibration."""
-    names = ("published", "unchecked", "weights_bits", "residual", "outputs", "dim", "samples")
+    """The options that were given, by name, for the report and for the key of the calibration."""
+    names = ("published", "unchecked", "weights_bits", "residual", "outputs", "samples")
     found = {name.replace("_", "-"): value for name in names if (value := getattr(args, name))}
+    if args.dim:
+        found["dim"] = " ".join(args.dim)
     if args.overrides is not None:
         found["overrides"] = args.overrides.name
     return {"seed": args.seed, **found}

@@ -353,7 +353,7 @@ def compile_report(
         sha256,
         scheme.name,
         scheme.summary,
-        list(compiled.reports),
+        [step.name for step in scheme.passes()],
         settings,
         samples,
         constant_tensors(compiled),

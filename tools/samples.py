@@ -108,7 +108,8 @@ def npz_samples(path: Path, shapes: Mapping[str, Shape], limit: int | None = Non
     if len(set(counts.values())) > 1:
         found = ", ".join(f"{name} has {count}" for name, count in counts.items())
         raise BadSamples(f"--calibrate: {path}: expected as many batches for each input; {found}")
-    return Samples(arrays, batches, f"{path.name}: {', '.join(arrays)}")
+    count = max(map(len, arrays.values()))
+    return Samples(arrays, batches, f"{count} of {path.name}, {', '.join(arrays)}")
 
 
 def _require_array(name: str, array: Array, shape: Shape) -> None:
@@ -139,7 +140,10 @@ class Pixels:
         found = self.mean or means, self.deviation or deviations
         for option, values in zip(("--mean", "--std"), found, strict=True):
             if len(values) not in (1, channels):
-                raise BadSamples(f"{option} has {len(values)} numbers, the model takes images of {channels} channels")
+                expected = "1 or 3" if channels == 3 else "1"
+                raise BadSamples(
+                    f"{option} has {len(values)} numbers, expected {expected}, for channels of the model's images"
+                )
         return found[0], found[1]
 
 

@@ -240,7 +240,7 @@ def _compiled_tiles(report: CompileReport) -> str:
     share = _bar(
         [("integer", sizes.integer), ("nothing", sizes.float - sizes.integer)], "weights, beside float", "share"
     )
-    width = [("widest accumulator", f"{widest.bits} of {escape(widest.type)}")] if widest is not None else []
+    width = [("widest accumulator", f"{widest.bits} bits of {escape(widest.type)}")] if widest is not None else []
     weights = [("in 32-bit floats", size(sizes.float)), ("factors of requantize", size(sizes.requantize)), *width]
     return "\n".join(
         [
@@ -317,7 +317,7 @@ def _tensor_row(line: TensorLine) -> Sequence[str]:
         used = f'<span class="num">{_span((line.low, line.high))}</span>{_share(line.used, "used of the range")}'
         used += f'<span class="soft">{_percent(line.used)} used</span>'
     if line.saturated:
-        used += f'<span class="soft">{line.saturated:.2%} saturated</span>'.replace("%", " %")
+        used += f'<span class="soft">{_number(100 * line.saturated)} % saturated</span>'
     return (
         f'<span class="src">{escape(line.src)}</span><span class="soft">{escape(line.role)}</span>',
         f"{'i' if line.signed else 'ui'}{line.bits}",
