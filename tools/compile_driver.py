@@ -3,10 +3,9 @@
 import argparse
 import hashlib
 import json
-import shutil
 import sys
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.utils.exceptions import DiagnosticException
 
 from qvit.dialects.atomic import replacing_folder
+from qvit.dialects.ops.nonlinear import LayerNormOp
 from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
 from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.provenance import Remark
@@ -37,20 +37,26 @@ STATE = ".calibration.npz"
 # --- what is asked for ---
 
 
-def _scheme(args: argparse.Namespace) -> Scheme:
-    """The scheme, with the numbers that options put in the place of its own."""
+def _scheme(args: argparse.Namespace, channels: int) -> Scheme:
+    """The scheme, with the numbers that options put in the place of its own. channels: of the widest layer normalisation."""
     scheme = SCHEMES[args.scheme]
     quantization = scheme.quantization
     if args.weights_bits is not None:
         scheme = with_quantization(scheme, weights=replace(quantization.weights, bits=args.weights_bits))
     if args.residual is not None:
+        bits = min(args.residual, _widest(channels))
         # 8 bits have none to spare for inputs that reach farther than the samples
-        changes = {"bits": args.residual, "symmetric": True, "margin": 1.0 if args.residual == 8 else 2.0}
+        changes = {"bits": bits, "symmetric": True, "margin": 1.0 if bits == 8 else 2.0}
         wide = {role: replace(quantization.roles[role], **changes) for role in (Role.RESIDUAL, Role.BRANCH)}
         scheme = with_quantization(scheme, roles={**quantization.roles, **wide})
     if args.overrides is not None:
         scheme = with_quantization(scheme, overrides=read_overrides(args.overrides))
     return scheme
+
+
+def _widest(channels: int) -> int:
+    """The most bits that layer normalisation takes: channels |x| stays below 2^30, so that its sums and C x fit 32 bits."""
+    return 31 - channels.bit_length()
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -110,6 +116,11 @@ def _load(args: argparse.Namespace, pixels: Pixels) -> tuple[ModuleOp, list[Rema
     return read_mlir(path), []
 
 
+def _channels(module: ModuleOp) -> int:
+    """Of the widest layer normalisation; 1 where there is none."""
+    return max((shape_of(op.input)[-1] for op in module.walk() if isinstance(op, LayerNormOp)), default=1)
+
+
 def _is_quantized(module: ModuleOp) -> bool:
     return any(isinstance(op, QuantizeOp | DequantizeOp) for op in module.walk())
 
@@ -140,27 +151,23 @@ def _resumable(out: Path) -> Generator[Path]:
     state = out / STATE
     try:
         yield state
-    except KeyboardInterrupt:
-        if state.exists():
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and state.exists():
             raise KeyboardInterrupt("the same command goes on from here") from None
-        if made:
-            out.rmdir()
-        raise
-    except BaseException:
         state.unlink(missing_ok=True)
         if made:
-            shutil.rmtree(out)
+            out.rmdir()
         raise
 
 
 def _compiled(
-    args: argparse.Namespace, module: ModuleOp, samples: Samples | None, scheme: Scheme, out: Path
+    args: argparse.Namespace, module: ModuleOp, samples: Samples | None, scheme: Scheme, state: Path | None
 ) -> Compiled:
     options: dict[str, Any] = {"published": args.published, "unchecked": args.unchecked, "seed": args.seed}
     if samples is None:
         with progress("compiling"):
             return compile_model(module, [], scheme, **options)
-    with progress("calibrating", total=len(samples)) as step, _resumable(out) as state:
+    with progress("calibrating", total=len(samples)) as step:
 
         def count(done: int) -> None:
             step.done = done
@@ -171,23 +178,17 @@ def _compiled(
         return compile_model(module, samples, scheme, **options, state=state, key=key, progress=count)
 
 
-def _compile(args: argparse.Namespace) -> None:
-    scheme, out = _scheme(args), _output(args.output)
-    pixels = Pixels(args.mean, args.std, args.crop)
-    module, declined = _load(args, pixels)
-    quantized = _is_quantized(module)
-    if args.calibrate is None and not quantized:
-        raise UsageError(f"{args.model} is a float model: give samples for its scales, --calibrate DIR or FILE.npz")
-    samples = None if args.calibrate is None else read_samples(args.calibrate, module, pixels, args.samples)
+def _report(
+    args: argparse.Namespace, module: ModuleOp, samples: Samples | None, scheme: Scheme, state: Path | None
+) -> tuple[Compiled, CompileReport]:
     floats = float_bytes(module)
     try:
-        compiled = _compiled(args, module, samples, scheme, out)
+        compiled = _compiled(args, module, samples, scheme, state)
     except DiagnosticException as error:
-        advice = "; --calibrate DIR or FILE.npz adds the scales that are missing" if args.calibrate is None else ""
+        advice = "; --calibrate DIR or FILE.npz adds the scales that are missing" if samples is None else ""
         raise DiagnosticException(f"{args.model.name}: {error}{advice}") from error
     verify(compiled.module)
     with progress("comparing with float"):
-        facts = None if samples is None else SampleFacts(samples.note, samples.count, len(samples))
         report = compile_report(
             compiled,
             scheme,
@@ -195,11 +196,24 @@ def _compile(args: argparse.Namespace) -> None:
             model=args.model.name,
             sha256=digest(args.model),
             settings=_settings(args),
-            samples=facts,
-            batch=samples[0] if samples is not None else None,
+            samples=None if samples is None else SampleFacts(samples.note, samples.count, len(samples)),
+            batch=None if samples is None else samples[0],
             floats=floats,
         )
-    _write(out, compiled, report, declined)
+    return compiled, report
+
+
+def _compile(args: argparse.Namespace) -> None:
+    out, pixels = _output(args.output), Pixels(args.mean, args.std, args.crop)
+    _scheme(args, 1)  # what is wrong with its options is said before any work
+    module, declined = _load(args, pixels)
+    scheme = _scheme(args, _channels(module))
+    if args.calibrate is None and not _is_quantized(module):
+        raise UsageError(f"{args.model} is a float model: give samples for its scales, --calibrate DIR or FILE.npz")
+    samples = None if args.calibrate is None else read_samples(args.calibrate, module, pixels, args.samples)
+    with nullcontext() if samples is None else _resumable(out) as state:
+        compiled, report = _report(args, module, samples, scheme, state)
+        _write(out, compiled, report, declined)
     for warning in report.warnings:
         print(f"qvit-compile: warning: {warning}", file=sys.stderr)
     print(report.text(), end="")

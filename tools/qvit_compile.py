@@ -99,7 +99,12 @@ def parser() -> argparse.ArgumentParser:
     numbers = arguments.add_argument_group("numbers, in the place of the scheme's own")
     add = numbers.add_argument
     add("--weights-bits", type=int, choices=range(2, 9), metavar="2..8", help="bits of all weights")
-    add("--residual", type=int, choices=(8, 16, 32), help="bits of the residual stream and what is added to it")
+    add(
+        "--residual",
+        type=int,
+        choices=(8, 16, 32),
+        help="bits of the residual stream (32: as many as layer normalisation takes of 32-bit words)",
+    )
     add("--overrides", type=Path, metavar="FILE.toml", help="settings of single tensors and weights")
     add("--published", action="store_true", help="approximations as the papers print them")
     add("--unchecked", action="store_true", help="take an approximation even where its conditions do not hold")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from qvit.dialects.semantics.integers import Rounding
 from qvit.transforms.ptq.observers import Observer, Quantizer
@@ -26,6 +26,18 @@ class Override:
         return any(fnmatchcase(name, self.match) for name in names)
 
 
+QuantizerT = TypeVar("QuantizerT", Quantizer, WeightQuantizer)
+
+
+def _overridden(quantizer: QuantizerT, override: Override, names: Sequence[str]) -> QuantizerT:
+    """BadOverrides where the settings do not go together with those that they leave as they are."""
+    try:
+        return replace(quantizer, **override.settings)
+    except (ValueError, TypeError) as error:
+        name = names[-1] if names else "a tensor without a name"
+        raise BadOverrides(f"override of {override.match!r} at {name}: {error}") from None
+
+
 @dataclass(frozen=True)
 class Quantization:
     """The numbers of a scheme.
@@ -43,26 +55,12 @@ class Quantization:
     rounding: Rounding = Rounding.HALF_EVEN
     overrides: tuple[Override, ...] = ()
 
-    def __post_init__(self) -> None:
-        for override in self.overrides:
-            self._require_sense(override)
-
-    def _require_sense(self, override: Override) -> None:
-        """BadOverrides where its settings do not go together with those that it leaves as they are."""
-        roles = () if override.weights else override.roles or tuple(self.roles)
-        bases = {"weights": self.weights} if override.weights else {r: self.roles.get(r) or Quantizer() for r in roles}
-        for what, base in bases.items():
-            try:
-                replace(base, **override.settings)
-            except (ValueError, TypeError) as error:
-                raise BadOverrides(f"override of {override.match!r}, {what}: {error}") from None
-
     def quantizer(self, role: Role, names: Sequence[str]) -> Quantizer | None:
         """For a tensor of that role, made by source nodes of these names; the last override that concerns it wins."""
         found = self.roles.get(role)
         for override in self.overrides:
             if not override.weights and (not override.roles or role in override.roles) and override.concerns(names):
-                found = replace(found or Quantizer(), **override.settings)
+                found = _overridden(found or Quantizer(), override, names)
         return found
 
     def weight_quantizer(self, names: Sequence[str]) -> WeightQuantizer:
@@ -70,7 +68,7 @@ class Quantization:
         found = self.weights
         for override in self.overrides:
             if override.weights and override.concerns(names):
-                found = replace(found, **override.settings)
+                found = _overridden(found, override, names)
         return found
 
     @property
