@@ -37,7 +37,16 @@ from qvit.dialects.ops.elementwise import (
     SubOp,
     TanhOp,
 )
-from qvit.dialects.ops.nonlinear import BatchNormOp, GeluOp, LayerNormOp, ReduceMeanOp, ReduceSumOp, ResizeOp, SoftmaxOp
+from qvit.dialects.ops.nonlinear import (
+    ArgmaxOp,
+    BatchNormOp,
+    GeluOp,
+    LayerNormOp,
+    ReduceMeanOp,
+    ReduceSumOp,
+    ResizeOp,
+    SoftmaxOp,
+)
 from qvit.dialects.ops.products import Conv2dOp, ConvTranspose2dOp, LinearOp, MatmulOp, ShiftMatmulOp
 from qvit.dialects.ops.quantization import AddRequantOp, DequantizeOp, QuantizeOp, RequantizeOp, ThresholdOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
@@ -283,6 +292,7 @@ IMPLEMENTATIONS: dict[type[Operation], Implementation] = dict(
         (BatchNormOp, _batch_norm),
         _unary(ReduceMeanOp, lambda _, op, x: x.mean(axis=op.axes.get_values(), keepdims=op.keeps)),
         (ReduceSumOp, _reduce_sum),
+        _unary(ArgmaxOp, lambda _, op, x: elementwise.argmax(x, op.axis.value.data, op.keeps)),
         (ResizeOp, _resize),
         (IntSoftmaxOp, _int_softmax),
         (IntFunctionOp, _int_function),

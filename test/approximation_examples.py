@@ -1,8 +1,7 @@
 """Every integer approximation, with constants for ordinary codes: tests that go over all of them need nothing of one."""
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -24,8 +23,6 @@ CHANNELS = 6
 """The length of a row, of layer normalisation's vectors too."""
 
 NARROW, WIDE = Codes(Fraction(1, 20), 0, IntType(8)), Codes(Fraction(1, 4096), 0, IntType(16))
-OCTAVES = Codes(Fraction(math.log(2)) / 8, 0, IntType(8))
-"""Scores whose exponentials are powers of two of eighths: ITA takes no others."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,10 @@ def _first(name: str, candidates: list[tuple[type, object, Codes]]) -> Example:
 
 
 def _softmax(name: str) -> Example:
-    return _first(name, [(SOFTMAX[name], SoftmaxSpec(codes, CHANNELS), codes) for codes in (NARROW, WIDE, OCTAVES)])
+    """Of scores of a scale that it takes."""
+    kind = SOFTMAX[name]
+    scores = (replace(codes, scale=kind.preferred_scale(codes.scale)) for codes in (NARROW, WIDE))
+    return _first(name, [(kind, SoftmaxSpec(codes, CHANNELS), codes) for codes in scores])
 
 
 def _function(name: str) -> Example:
@@ -109,6 +109,11 @@ def masks(rng: np.random.Generator, x: Int64) -> Array:
     return np.select([kind == 0, kind == 1, kind == 2], [np.ones_like(any_), ~np.ones_like(any_), one], any_).astype(
         np.uint8
     )
+
+
+def lists(x: Int64, mask: Array | None) -> Iterator[tuple[list[int], list[int]]]:
+    """(codes, which take part) of each row, as Python's numbers."""
+    return zip(x.tolist(), (np.ones_like(x) if mask is None else mask).tolist(), strict=True)
 
 
 class Measured:

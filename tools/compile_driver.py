@@ -18,6 +18,7 @@ from qvit.dialects.ops.nonlinear import LayerNormOp
 from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
 from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.provenance import Remark
+from qvit.dialects.types import shape_of
 from qvit.dialects.weights import digest, inline, weight_files
 from qvit.tools.arguments import UsageError
 from qvit.tools.common import guarded, parse_dims, read_mlir, read_onnx, verify, write_mlir

@@ -3,8 +3,8 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from math import inf, log10, prod
+from dataclasses import asdict, dataclass, replace
+from math import log10, prod
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from qvit.tools.quantizers import Place, places, quantizer_name
 from qvit.transforms.integerize import IntegerReport
 from qvit.transforms.lower_requant import Report as RequantReport
 from qvit.transforms.pipelines import Scheme
+from qvit.transforms.ptq.approximate import LayerChoice
 from qvit.transforms.ptq.insert import TensorChoice, WeightChoice
 from qvit.transforms.range_analysis import RangeReport
 from qvit.transforms.ranges.interval import Quantity
@@ -93,7 +94,8 @@ class Sizes:
 
 @dataclass(frozen=True)
 class CompileReport:
-    """All of it. left: what stays in float, and why. Equal inputs and settings give equal reports."""
+    """All of it. candidates: of operations that had a choice, with the dB of each; left: what stays in float, and why. Equal
+    inputs and settings give equal reports."""
 
     tool: str
     version: str
@@ -109,6 +111,7 @@ class CompileReport:
     tensors: list[TensorLine]
     weights: list[WeightLine]
     approximations: Mapping[str, str]
+    candidates: list[LayerChoice]
     left: list[Remark]
     accumulators: list[Quantity]
     requantize: Mapping[str, Mapping[str, int]]
@@ -175,7 +178,12 @@ def sqnr(exact: Array, found: Array) -> float:
     signal, noise = float((exact**2).sum()), float(((exact - found) ** 2).sum())
     if noise == 0:
         return NO_ERROR
-    return min(10 * log10(signal / noise), NO_ERROR) if signal else -NO_ERROR
+    return _limited(10 * log10(signal / noise)) if signal else -NO_ERROR
+
+
+def _limited(decibels: float) -> float:
+    """What JSON can say: no infinity."""
+    return float(min(max(decibels, -NO_ERROR), NO_ERROR))
 
 
 @dataclass(frozen=True)
@@ -281,8 +289,13 @@ def _tensor_line(
 
 def _weight_line(choice: WeightChoice) -> WeightLine:
     octaves = (min(choice.octaves), max(choice.octaves)) if choice.octaves else None
-    numbers = (min(choice.sqnr, NO_ERROR) if choice.sqnr < inf else NO_ERROR, octaves)
+    numbers = (_limited(choice.sqnr), octaves)
     return WeightLine(choice.src, choice.bits, choice.channels, *numbers, choice.nearest_error, choice.error)
+
+
+def _candidates(choices: object) -> list[LayerChoice]:
+    found = [choice for choice in choices if isinstance(choice, LayerChoice)] if isinstance(choices, list) else []
+    return [replace(c, scores={name: _limited(score) for name, score in c.scores.items()}) for c in found]
 
 
 def constant_tensors(compiled: Compiled) -> list[str]:
@@ -361,6 +374,7 @@ def compile_report(
         tensor_lines(compiled, found, measured),
         [_weight_line(choice) for choice in compiled.choices.weights],
         integer.approximations,
+        _candidates(compiled.reports.get("choices")),
         integer.left,
         [q for q in ranges.quantities if q.what == "accumulator"],
         {key: requant.count(key) for key in ("form", "exactness")},

@@ -1,14 +1,16 @@
 """From a float model and sample inputs to integers: quantization and the passes of a scheme, one after another."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Operation
+from xdsl.ir import Operation, SSAValue
 
 from qvit.backends.interpreter import find_function, input_names, run
+from qvit.dialects.provenance import describe
 from qvit.dialects.semantics.integers import Array
 from qvit.dialects.weights import Weights
 from qvit.transforms.pipelines import Scheme, run_scheme
@@ -23,10 +25,20 @@ Samples = Sequence[Mapping[str, Array]]
 
 
 @dataclass(frozen=True)
+class Quantized:
+    """What was chosen for a module; rows: some of each tensor, by the source node that makes it; reference: a copy of the
+    float module that all of it is about: equal to the model over the reals, with projections split, factors in weights and
+    ranges moved."""
+
+    choices: Choices = field(default_factory=Choices)
+    rows: Mapping[str, Array] = field(default_factory=dict[str, Array])
+    reference: ModuleOp | None = None
+
+
+@dataclass(frozen=True)
 class Compiled:
-    """choices: of scales and zero points; reports: of the passes, by name; reference: the float module that the choices are
-    about, with its weights as they were quantized; quantized: the module in between, which computes in float with quantize
-    and dequantize operations. Without samples nothing was chosen, and there is no reference."""
+    """choices: of scales and zero points; reports: of the passes, by name; quantized: the module in between, which
+    computes in float with quantize and dequantize operations; reference: see `Quantized`, none without samples."""
 
     module: ModuleOp
     quantized: ModuleOp
@@ -41,6 +53,10 @@ def _execute(module: ModuleOp, inputs: Mapping[str, Array], observe: Callable[[O
         run(module, inputs, float_dtype=np.float32, observe=observe)
 
 
+def _made_by(value: SSAValue) -> str:
+    return describe(value) if isinstance(value.owner, Operation) else "input"
+
+
 def quantize(
     module: ModuleOp,
     samples: Samples,
@@ -50,12 +66,8 @@ def quantize(
     state: Path | None = None,
     key: str = "",
     progress: Callable[[int], None] = lambda done: None,
-) -> tuple[Choices, ModuleOp]:
-    """Quantize a float module in place, with scales from samples. state, key: see `Calibration`.
-
-    Returns what was chosen, and a copy of the float module that it was chosen for: equal to the model over the reals, with
-    projections split, factors in weights and ranges moved.
-    """
+) -> Quantized:
+    """Quantize a float module in place, with scales from samples. state, key: see `Calibration`."""
     prepare(module)
     function = find_function(module)
     calibration = Calibration(function, gram=quantization.needs_gram, seed=seed, state=state, key=key)
@@ -65,8 +77,9 @@ def quantize(
         smooth(function, quantization.smoothing, quantization.smooth_to_powers, seen, weights)
     if quantization.centre_keys:
         centre_keys(function, seen, weights)
+    rows = {_made_by(value): statistics.sample_rows for value, statistics in seen.items()}
     reference = module.clone()
-    return insert(module, function, quantization, seen), reference
+    return Quantized(insert(module, function, quantization, seen), rows, reference)
 
 
 def compile_model(
@@ -86,13 +99,13 @@ def compile_model(
     samples: none for a module that is quantized already. DiagnosticException where something has to stay in float, with
     every operation and reason.
     """
-    choices, reference = Choices(), None
+    made = Quantized()
     if samples:
-        options = {"seed": seed, "state": state, "key": key, "progress": progress}
-        choices, reference = quantize(module, samples, scheme.quantization, **options)
+        options: dict[str, Any] = {"seed": seed, "state": state, "key": key, "progress": progress}
+        made = quantize(module, samples, scheme.quantization, **options)
     quantized = module.clone()
-    reports = run_scheme(module, scheme, published=published, unchecked=unchecked)
-    return Compiled(module, quantized, choices, reports, reference)
+    reports = run_scheme(module, scheme, published=published, unchecked=unchecked, rows=made.rows.get)
+    return Compiled(module, quantized, made.choices, reports, made.reference)
 
 
 def with_quantization(scheme: Scheme, **changes: object) -> Scheme:

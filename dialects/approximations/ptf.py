@@ -78,8 +78,8 @@ def _operand(spec: LayerNormSpec) -> tuple[Int64, int]:
     factors = np.zeros(channels, np.int64) if spec.factors is None else widen(spec.factors)
     require(len(factors) == channels, f"expected {channels} factors, one a channel, found {len(factors)}")
     require(
-        factors.min(initial=0) >= 0 and factors.max(initial=0) <= 7,
-        f"factors must be in 0..7, found {factors.min(initial=0)}..{factors.max(initial=0)}",
+        factors.min() >= 0 and factors.max() <= 7,
+        f"factors must be in 0..7, found {factors.min()}..{factors.max()}",
     )
     return factors, spec.input.zero_point
 
@@ -257,9 +257,9 @@ class PtfLayerNorm(LayerNormApproximation):
     D = C sum X^2 - (sum X)^2 + epsilon is exact, epsilon = round(C^2 eps / S^2). gamma / S_out = G 2^-power, |G| of `bits`
     bits; B = round((beta / S_out + zero point) 2^guard). M has bits - 1 to bits bits: the reciprocal square root of D, of
     30 bits, times |G|. Sound: no division, products below 2^63, no clipped shift, the mean is subtracted from X and not
-    from a rounded product. Before the last rounding the result is off by at most |y| (3 / 2^bits + 2e-8) + 1 / 2^guard:
-    with 16 bits never more than one unit of 8-bit codes from the correctly rounded one. gamma = 0 gives beta, a constant
-    row too.
+    from a rounded product. Before the last rounding the result is off by at most |y - beta| (3 / 2^bits + 2e-8) + 1 / 2^guard
+    units, where epsilon is 0: with 16 bits never more than one unit of 8-bit codes from the correctly rounded one. gamma =
+    0 gives beta, a constant row too.
     """
 
     bits: int

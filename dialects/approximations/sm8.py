@@ -128,7 +128,6 @@ class Sm8Late(_TableSoftmax):
 
     name: ClassVar[str] = "sm8_late"
     source: ClassVar[str] = "exact table, division behind the product with the values"
-    late: ClassVar[bool] = True
 
     def verify(self) -> None:
         """It has no fields."""

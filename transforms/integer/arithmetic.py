@@ -5,13 +5,13 @@ from xdsl.ir import Operation, SSAValue
 
 from qvit.dialects.attributes import QParamsAttr, RealAttr, ScaleAttr, ZeroPointAttr, float_value
 from qvit.dialects.ops.elementwise import AddOp, ClipOp, MulOp, ReluOp, SubOp
-from qvit.dialects.ops.nonlinear import ReduceMeanOp, ReduceSumOp
+from qvit.dialects.ops.nonlinear import ArgmaxOp, ReduceMeanOp, ReduceSumOp
 from qvit.dialects.ops.quantization import AddRequantOp, QuantizeOp, RequantizeOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, ReshapeOp, SliceOp, TransposeOp
 from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.semantics.integers import IntType
-from qvit.dialects.types import element_of, integer_of, shape_of
-from qvit.transforms.integer.rules import IntegerRule, dequantized, element
+from qvit.dialects.types import element_of, integer_element, integer_of, is_float, shape_of
+from qvit.transforms.integer.rules import IntegerRule, codes_of, dequantized
 from qvit.transforms.rule import Exactness, Rewrite, require
 
 MINUS_ONE = float_value(-1.0)
@@ -99,7 +99,7 @@ class Product(IntegerRule):
             reach *= max(abs(codes.lo - zero), abs(codes.hi - zero))
             values.append(dq.input)
             if zero:
-                new.append(constant := ConstantOp(np.array(zero, codes.dtype), element(codes)))
+                new.append(constant := ConstantOp(np.array(zero, codes.dtype), integer_element(codes)))
                 new.append(centred := SubOp(dq.input, constant.result))
                 values[-1] = centred.result
         require(reach <= IntType(32).hi, f"products reach {reach}, beyond i32")
@@ -162,6 +162,20 @@ class Relu(IntegerRule):
         return Rewrite([codes, ClipOp(codes.result, op.params.zero_point.number, None)], [dq, relu])
 
 
+class Argmax(IntegerRule):
+    """argmax(dq(x, s)) => argmax(x), s one positive number: the order of codes is that of the real numbers. Real-exact."""
+
+    name = "argmax"
+    exactness = Exactness.REAL_EXACT
+
+    def plan(self, op: Operation) -> Rewrite | None:
+        if not isinstance(op, ArgmaxOp) or not is_float(element_of(op.input)):
+            return None
+        dq = dequantized(op.input, "operand")
+        codes_of(dq.params, dq.input, self.session(op).weights, "operand")
+        return Rewrite([ArgmaxOp(dq.input, op.axis.value.data, op.keeps)], [dq])
+
+
 class QuantizeOfMove(IntegerRule):
     """q(move(x)) => move(q(x)), x no dequantized value, q of one scale: the quantizer goes to what makes x. bit-exact."""
 
@@ -190,5 +204,5 @@ class QuantizeOfMove(IntegerRule):
         return Rewrite([*new, moved], [move])
 
 
-ARITHMETIC: tuple[type[IntegerRule], ...] = (QuantizeOfMove, Addition, Product, Mean, Relu)
+ARITHMETIC: tuple[type[IntegerRule], ...] = (QuantizeOfMove, Addition, Product, Mean, Relu, Argmax)
 """The rules that round once."""

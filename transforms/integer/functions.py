@@ -23,7 +23,7 @@ from qvit.dialects.ops.products import MatmulOp
 from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp, RequantizeOp
 from qvit.dialects.provenance import describe
 from qvit.dialects.semantics.integers import Array, IntType, minus, widen
-from qvit.dialects.types import element_of, shape_of
+from qvit.dialects.types import element_of, integer_element, shape_of
 from qvit.dialects.weights import Weights
 from qvit.transforms.integer.rules import (
     IntegerRule,
@@ -32,7 +32,6 @@ from qvit.transforms.integer.rules import (
     codes_of,
     constants,
     dequantized,
-    element,
     tables_of,
     to_wanted,
 )
@@ -77,7 +76,7 @@ def _softmax(
 def _int_softmax(scores: DequantizeOp, built: Built, mask: SSAValue | None) -> tuple[list[Operation], IntSoftmaxOp]:
     tables = constants(built)
     op = IntSoftmaxOp(
-        scores.input, built.approximation, [t.result for t in tables], [element(r) for r in built.results], mask
+        scores.input, built.approximation, [t.result for t in tables], [integer_element(r) for r in built.results], mask
     )
     return [*tables, op], op
 
@@ -118,7 +117,7 @@ class LateSoftmax(IntegerRule):
         )
         new, integer = _int_softmax(scores, built, softmax.mask)
         late, sums = integer.outputs
-        integer_product = MatmulOp(late, values.input, (0, values.params.zero_point), element(accumulator))
+        integer_product = MatmulOp(late, values.input, (0, values.params.zero_point), integer_element(accumulator))
         scale = ScaleAttr.of(float_value(built.scale)).times(*values.params.scale.above, over=values.params.scale.below)
         requantize = RequantizeOp(
             integer_product.result,
@@ -132,7 +131,7 @@ class LateSoftmax(IntegerRule):
         return Rewrite([*new, integer_product, requantize], [scores, softmax, values, product])
 
 
-_NAMES: dict[type[Operation], Callable[[Operation], str]] = {
+NAMES: dict[type[Operation], Callable[[Operation], str]] = {
     GeluOp: lambda op: "gelu_tanh" if isinstance(op, GeluOp) and op.tanh is not None else "gelu",
     SigmoidOp: lambda _: "sigmoid",
     TanhOp: lambda _: "tanh",
@@ -149,7 +148,7 @@ class Function(IntegerRule):
     def plan(self, op: Operation) -> Rewrite | None:
         if not isinstance(op, QuantizeOp) or not isinstance(made := op.input.owner, Operation):
             return None
-        if (naming := _NAMES.get(type(made))) is None:
+        if (naming := NAMES.get(type(made))) is None:
             return None
         session = self.session(op)
         operand = dequantized(made.operands[0], "operand")
@@ -174,7 +173,7 @@ class Function(IntegerRule):
         tables = constants(built)
         offset = spec.input.zero_point if FUNCTION[name].centred else 0
         integer = IntFunctionOp(
-            operand.input, built.approximation, [t.result for t in tables], element(built.results[0]), offset
+            operand.input, built.approximation, [t.result for t in tables], integer_element(built.results[0]), offset
         )
         return Rewrite([*tables, integer, *to_wanted(integer.result, built, op, weights)], [operand, made])
 
@@ -223,7 +222,7 @@ class LayerNorm(IntegerRule):
         session.chosen[describe(norm)] = name
         tables = constants(built)
         integer = IntLayerNormOp(
-            operand.input, built.approximation, [t.result for t in tables], element(built.results[0])
+            operand.input, built.approximation, [t.result for t in tables], integer_element(built.results[0])
         )
         return Rewrite([*tables, integer, *to_wanted(integer.result, built, op, weights)], [operand, norm])
 

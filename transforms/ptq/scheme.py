@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from qvit.dialects.semantics.integers import Rounding
 from qvit.transforms.ptq.observers import Observer, Quantizer
@@ -100,23 +100,27 @@ def read_overrides(path: Path) -> tuple[Override, ...]:
         document = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadOverrides(f"{path}: {error}") from error
-    entries = document.pop("override", [])
+    entries: Any = document.pop("override", [])
     if document or not isinstance(entries, list):
         raise BadOverrides(
             f"{path}: expected [[override]] tables alone, found {', '.join(document) or 'something else'}"
         )
-    return tuple(_override(entry, f"{path}: override {i + 1}") for i, entry in enumerate(entries))
+    return tuple(_override(entry, f"{path}: override {i + 1}") for i, entry in enumerate(cast(list[Any], entries)))
 
 
 def _override(entry: Any, where: str) -> Override:
-    if not isinstance(entry, dict) or not isinstance(entry.get("match"), str):
+    settings = dict(cast(dict[str, Any], entry)) if isinstance(entry, dict) else {}
+    match, weights, names = settings.pop("match", None), settings.pop("weights", False), settings.pop("roles", [])
+    if not isinstance(match, str):
         raise BadOverrides(f'{where}: expected match = "PATTERN" of source node names')
-    settings = dict(entry)
-    match, weights, names = settings.pop("match"), settings.pop("weights", False), settings.pop("roles", [])
+    if not isinstance(weights, bool):
+        raise BadOverrides(f"{where}: weights must be true or false, found {weights!r}")
+    if weights and names:
+        raise BadOverrides(f"{where}: weights have no roles, found roles = {names}")
     try:
         roles = tuple(Role(name) for name in names)
     except (ValueError, TypeError):
-        raise BadOverrides(f"{where}: roles are of {', '.join(Role)}; found {names}") from None
+        raise BadOverrides(f"{where}: roles is a list of {', '.join(Role)}; found {names}") from None
     kind = WeightQuantizer if weights else Quantizer
     known = {f.name for f in fields(kind)}
     if unknown := set(settings) - known:
@@ -129,4 +133,4 @@ def _override(entry: Any, where: str) -> Override:
         kind(**settings)
     except (ValueError, TypeError) as error:
         raise BadOverrides(f"{where}: {error}") from None
-    return Override(match, roles, bool(weights), settings)
+    return Override(match, roles, weights, settings)

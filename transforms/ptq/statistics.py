@@ -12,6 +12,8 @@ MOMENTUM = 0.95
 SAMPLE_OF_BATCH = 8192
 SAMPLE = 1 << 17
 """Values kept: of one batch, and in all."""
+ROWS_OF_BATCH, ROWS = 32, 256
+"""Rows kept: of one batch, and in all."""
 
 
 class BadSample(ValueError):
@@ -32,6 +34,8 @@ class Statistics:
     channel_sum: Array = field(default_factory=lambda: np.zeros(0))
     rows: int = 0
     sample: Array = field(default_factory=lambda: np.zeros(0, np.float32))
+    sample_rows: Array = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    """A few whole rows, [R, C], of every batch: what row-wise functions are tried on."""
     gram: Array = field(default_factory=lambda: np.zeros((0, 0)))
     """sum over rows of x x^T, [C, C] float64, where it is asked for: the layer's output error is a quadratic form of it."""
 
@@ -59,6 +63,8 @@ class Statistics:
         self.sample = np.concatenate([self.sample, picked])
         if self.sample.size > SAMPLE:
             self.sample = rng.choice(self.sample, SAMPLE, replace=False)
+        some = rows[:: max(len(rows) // ROWS_OF_BATCH, 1)][:ROWS_OF_BATCH].astype(np.float32)
+        self.sample_rows = np.concatenate([self.sample_rows, some])[:ROWS] if self.sample_rows.size else some
         if with_gram:
             wide = rows.astype(np.float64)
             self.gram = (self.gram if self.gram.size else 0) + wide.T @ wide
@@ -85,6 +91,7 @@ class Statistics:
             self.channel_sum * factor + offset * self.rows,
             self.rows,
             np.zeros(0, np.float32),
+            (self.sample_rows * factor + offset).astype(np.float32),
             gram,
         )
 
