@@ -778,7 +778,7 @@ def test_codes_that_an_approximation_does_not_take(name: str) -> None:
     report = analyse(module)
     (condition,) = report.conditions
     assert condition.rule.startswith("qvit.int_")
-    assert (report.failures != []) == (name == "ln")  # the others' tables end before there is an intermediate
+    assert (report.failures != []) == (name == "ln")  # of the others no intermediate is too wide
     for value in returned(module):
         type = integer_of(value)
         assert type is not None
@@ -797,6 +797,22 @@ def test_the_zero_point_of_a_function() -> None:
     )
     module = ir_text.parse(text)
     assert result_range(analyse(module), module).ends == (-103, 97)
+
+
+def test_codes_behind_the_end_of_a_table() -> None:
+    text = ir_text.function(
+        [
+            "%t = qvit.constant dense<1> : tensor<256xi8>",
+            "%c = qvit.clip %x {low = 200 : i64} : tensor<2xi16>",
+            "%y = qvit.int_function %c tables(%t : tensor<256xi8>) by #qvit.table<lowest = -128>"
+            " : (tensor<2xi16>) -> tensor<2xi8>",
+        ],
+        {"%x": "tensor<2xi16>"},
+    )
+    module = ir_text.parse(text)
+    report = analyse(module)
+    assert [condition.rule for condition in report.conditions] == ["qvit.int_function"]
+    assert (report.quantities, result_range(report, module).ends) == ([], (-128, 127))
 
 
 def test_tables_that_are_not_constants() -> None:
