@@ -62,7 +62,12 @@ def _softmax(
 
     names = [name for name in asked.names(asked.softmax, op, SOFTMAX) if name in known]
     if not names:
-        raise Declined("its probabilities are quantized" if late else "its probabilities are not quantized")
+        asked_for = ", ".join(asked.names(asked.softmax, op, SOFTMAX))
+        raise Declined(
+            f"its probabilities are not quantized, and none of {asked_for} divides behind the product"
+            if late
+            else f"its probabilities are quantized, and none of {asked_for} divides in front of the product"
+        )
     name, built = build_first(names, known, build)
     session.chosen[describe(op)] = name
     return scores, built
