@@ -1,8 +1,9 @@
 """From a float model and sample inputs to integers: quantization and the passes of a scheme, one after another."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
@@ -24,19 +25,32 @@ Samples = Sequence[Mapping[str, Array]]
 
 
 @dataclass(frozen=True)
+class Quantized:
+    """What was chosen for a module; rows: some of each tensor, by the source node that makes it; reference: a copy of the
+    float module that all of it is about: equal to the model over the reals, with projections split, factors in weights and
+    ranges moved."""
+
+    choices: Choices = field(default_factory=Choices)
+    rows: Mapping[str, Array] = field(default_factory=dict[str, Array])
+    reference: ModuleOp | None = None
+
+
+@dataclass(frozen=True)
 class Compiled:
     """choices: of scales and zero points; reports: of the passes, by name; quantized: the module in between, which
-    computes in float with quantize and dequantize operations."""
+    computes in float with quantize and dequantize operations; reference: see `Quantized`, none without samples."""
 
     module: ModuleOp
     quantized: ModuleOp
     choices: Choices
     reports: Mapping[str, object]
+    reference: ModuleOp | None = None
 
 
 def _execute(module: ModuleOp, inputs: Mapping[str, Array], observe: Callable[[Operation, Array], None]) -> None:
-    # single precision: twice as fast, and a range needs no more
-    run(module, inputs, float_dtype=np.float32, observe=observe)
+    # single precision: twice as fast, and a range needs no more; what overflows is found in the statistics, and named
+    with np.errstate(over="ignore", invalid="ignore"):
+        run(module, inputs, float_dtype=np.float32, observe=observe)
 
 
 def _made_by(value: SSAValue) -> str:
@@ -52,11 +66,8 @@ def quantize(
     state: Path | None = None,
     key: str = "",
     progress: Callable[[int], None] = lambda done: None,
-) -> tuple[Choices, Mapping[str, Array]]:
-    """Quantize a float module in place, with scales from samples. state, key: see `Calibration`.
-
-    Also returns some rows of each tensor by the source node that makes it.
-    """
+) -> Quantized:
+    """Quantize a float module in place, with scales from samples. state, key: see `Calibration`."""
     prepare(module)
     function = find_function(module)
     calibration = Calibration(function, gram=quantization.needs_gram, seed=seed, state=state, key=key)
@@ -67,7 +78,8 @@ def quantize(
     if quantization.centre_keys:
         centre_keys(function, seen, weights)
     rows = {_made_by(value): statistics.sample_rows for value, statistics in seen.items()}
-    return insert(module, function, quantization, seen), rows
+    reference = module.clone()
+    return Quantized(insert(module, function, quantization, seen), rows, reference)
 
 
 def compile_model(
@@ -87,14 +99,13 @@ def compile_model(
     samples: none for a module that is quantized already. DiagnosticException where something has to stay in float, with
     every operation and reason.
     """
-    choices, rows = Choices(), dict[str, Array]()
+    made = Quantized()
     if samples:
-        choices, rows = quantize(
-            module, samples, scheme.quantization, seed=seed, state=state, key=key, progress=progress
-        )
+        options: dict[str, Any] = {"seed": seed, "state": state, "key": key, "progress": progress}
+        made = quantize(module, samples, scheme.quantization, **options)
     quantized = module.clone()
-    reports = run_scheme(module, scheme, published=published, unchecked=unchecked, rows=rows.get)
-    return Compiled(module, quantized, choices, reports)
+    reports = run_scheme(module, scheme, published=published, unchecked=unchecked, rows=made.rows.get)
+    return Compiled(module, quantized, made.choices, reports, made.reference)
 
 
 def with_quantization(scheme: Scheme, **changes: object) -> Scheme:

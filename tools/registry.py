@@ -1,4 +1,4 @@
-"""The names of the passes and what they do in a line: a table that `--help` can print without importing xDSL."""
+"""The names of passes and schemes and what they do in a line: tables that `--help` can print without importing xDSL."""
 
 from collections.abc import Mapping
 
@@ -59,6 +59,21 @@ PASSES: dict[str, tuple[str, str, str]] = {
 """flag -> (module, class or table of classes by flag, first line of the help).
 
 The flag is the pass's name, and its file's, with dashes; schemes share a file."""
+
+
+SCHEMES: dict[str, str] = {
+    "best": "Our own functions: late division of attention, tables, exact normalisation; one rounding for each step.",
+    "i-vit": "I-ViT: Shiftmax, ShiftGELU, I-LayerNorm, dyadic requantization; symmetric throughout, residual stream of 16 bits.",
+    "i-bert": "I-BERT: polynomial exponential and GELU, exact integer square root, dyadic requantization; symmetric throughout.",
+    "iptq-vit": "IPTQ-ViT: for each operation the shift-based or polynomial approximation that loses least on the samples.",
+}
+"""scheme -> what it does, in a line."""
+
+
+def scheme_list() -> str:
+    """The lines of `--list-schemes`."""
+    width = max(map(len, SCHEMES)) + 2
+    return "\n".join(f"  {name:<{width}}{summary}" for name, summary in SCHEMES.items())
 
 
 def pass_list(summaries: Mapping[str, str]) -> str:

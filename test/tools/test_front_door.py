@@ -19,6 +19,8 @@ QUESTIONS = [
     ("qvit_opt", "--version"),
     ("qvit_opt", "--list-passes"),
     ("qvit_run", "--help"),
+    ("qvit_compile", "--help"),
+    ("qvit_compile", "--list-schemes"),
 ]
 
 
@@ -66,8 +68,9 @@ def test_list_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in lines] == [f"--{name}" for name in PASSES]
 
 
-def test_version_of_qvit_run() -> None:
-    assert answer("qvit_run", "--version") == f"qvit {VERSION}\n"
+@pytest.mark.parametrize("tool", ["qvit_run", "qvit_compile"])
+def test_version_of_the_others(tool: str) -> None:
+    assert answer(tool, "--version") == f"qvit {VERSION}\n"
 
 
 # --- the table of passes ---

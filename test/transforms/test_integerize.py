@@ -472,7 +472,7 @@ DECLINED: list[tuple[str, str, Case]] = [
     ),
     (
         "softmax",
-        "its probabilities are quantized, and all of sm8-late leave the division",
+        "its probabilities are quantized, and none of sm8-late divides in front",
         Case("softmax", (A, "%y = qvit.softmax %a axis 1 : tensor<3x4xf32>", q("0.1"))),
     ),
     (

@@ -133,6 +133,7 @@ EXACT = [
     "%y = qvit.select %c, %a, %b : (tensor<1xui1>, tensor<1xi3>, tensor<1xi3>) -> tensor<1xi3>",
     "%y = qvit.matmul %a, %b lhs_zero_point <1> rhs_zero_point <1>"
     " : (tensor<1x2xi2>, tensor<2x1xui1>) -> tensor<1x1xi32>",
+    "%y = qvit.shift_matmul %a, %b rhs_zero_point <1> : (tensor<1x1xui5>, tensor<1x1xi3>) -> tensor<1x1xi32>",
     "%y = qvit.linear %x, %w input_zero_point <1> weight_zero_point <[1, 0]>"
     " : (tensor<2xi2>, tensor<2x2xui1>) -> tensor<2xi32>",
     "%y = qvit.conv2d %x, %w input_zero_point <1> : (tensor<1x2x1x1xi2>, tensor<1x2x1x1xi2>) -> tensor<1x1x1x1xi32>",
@@ -777,7 +778,7 @@ def test_codes_that_an_approximation_does_not_take(name: str) -> None:
     report = analyse(module)
     (condition,) = report.conditions
     assert condition.rule.startswith("qvit.int_")
-    assert (report.failures != []) == (name == "ln")  # the others' tables end before there is an intermediate
+    assert (report.failures != []) == (name == "ln")  # of the others no intermediate is too wide
     for value in returned(module):
         type = integer_of(value)
         assert type is not None
@@ -796,6 +797,22 @@ def test_the_zero_point_of_a_function() -> None:
     )
     module = ir_text.parse(text)
     assert result_range(analyse(module), module).ends == (-103, 97)
+
+
+def test_codes_behind_the_end_of_a_table() -> None:
+    text = ir_text.function(
+        [
+            "%t = qvit.constant dense<1> : tensor<256xi8>",
+            "%c = qvit.clip %x {low = 200 : i64} : tensor<2xi16>",
+            "%y = qvit.int_function %c tables(%t : tensor<256xi8>) by #qvit.table<lowest = -128>"
+            " : (tensor<2xi16>) -> tensor<2xi8>",
+        ],
+        {"%x": "tensor<2xi16>"},
+    )
+    module = ir_text.parse(text)
+    report = analyse(module)
+    assert [condition.rule for condition in report.conditions] == ["qvit.int_function"]
+    assert (report.quantities, result_range(report, module).ends) == ([], (-128, 127))
 
 
 def test_tables_that_are_not_constants() -> None:
@@ -928,6 +945,37 @@ def test_conditions_are_an_error_unless_told_unchecked(capsys: pytest.CaptureFix
     assert lines[-1].startswith("    qvit.int_softmax: qvit.int_softmax: scores differ by")
     found = json.loads(RangeAnalysisPass(unchecked=True).run(module).to_json())
     assert [list(condition) for condition in found["conditions"]] == [["src", "rule", "reason"]]
+
+
+# --- attention by shifts ---
+
+LOGARITHMIC = """
+func.func @main(%x: tensor<1x600xi8>, %v: tensor<600x2xi8>, %c: tensor<1x600xui5>) -> tensor<1x2xi32> {
+  %q = qvit.int_softmax %x by #qvit.lis<up = 5, x0 = -444, b = 1733, c = 1143650, n = 1> : (tensor<1x600xi8>) -> tensor<1x600xui5>
+  %a = qvit.shift_matmul %q, %v rhs_zero_point <3> : (tensor<1x600xui5>, tensor<600x2xi8>) -> tensor<1x2xi32>
+  func.return %a : tensor<1x2xi32>
+}"""
+
+
+def test_rows_of_a_logarithmic_softmax_sum_to_at_most_three_halves() -> None:
+    module = ir_text.parse(LOGARITHMIC)
+    report = analyse(module)
+    assert report.failures == []
+    found = result_range(report, module)
+    assert found.ends == (-131 * 3 << 14, 124 * 3 << 14)
+    (accumulator,) = [q for q in report.quantities if q.what == "accumulator"]
+    assert (accumulator.lo, accumulator.hi, accumulator.bits) == (*found.ends, 24)
+    rng = np.random.default_rng(0)
+    for spread in (1, 5, 30, 128):
+        x = rng.integers(-spread, spread, (1, 600)).astype(np.int8)
+        for v in (np.full((600, 2), -128), np.full((600, 2), 127), rng.choice([-128, 127], (600, 2))):
+            assert_inside(found, run(module, [x, v.astype(np.int8), np.zeros((1, 600), np.uint8)])["output0"])
+
+
+def test_any_codes_for_shifts_may_sum_to_more() -> None:
+    (failure,) = analyse(ir_text.parse(LOGARITHMIC.replace("shift_matmul %q", "shift_matmul %c"))).failures
+    assert failure.rule == "qvit.shift_matmul"
+    assert str(-131 * 600 << 15) in failure.reason
 
 
 # --- functions, report, pass ---

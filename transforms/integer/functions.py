@@ -62,11 +62,11 @@ def _softmax(
 
     names = [name for name in asked.names(asked.softmax, op, SOFTMAX) if name in known]
     if not names:
-        some = ", ".join(asked.names(asked.softmax, op, SOFTMAX))
+        asked_for = ", ".join(asked.names(asked.softmax, op, SOFTMAX))
         raise Declined(
-            f"its probabilities are not quantized, and none of {some} leaves the division to the product behind it"
+            f"its probabilities are not quantized, and none of {asked_for} divides behind the product"
             if late
-            else f"its probabilities are quantized, and all of {some} leave the division to the product behind it"
+            else f"its probabilities are quantized, and none of {asked_for} divides in front of the product"
         )
     name, built = build_first(names, known, build)
     session.chosen[describe(op)] = name

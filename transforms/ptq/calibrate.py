@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
+from zipfile import BadZipFile
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
@@ -86,9 +87,12 @@ class Calibration:
             np.savez(file, **arrays)
 
     def _load(self, path: Path) -> None:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        if str(arrays["key"]) != self._key:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except (ValueError, EOFError, BadZipFile):
+            return  # damaged: begin again
+        if str(arrays.get("key")) != self._key:
             return
         self.done = int(arrays["done"])
         for i, value in enumerate(self._values):

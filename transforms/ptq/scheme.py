@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from qvit.dialects.semantics.integers import Rounding
 from qvit.transforms.ptq.observers import Observer, Quantizer
@@ -24,6 +24,18 @@ class Override:
 
     def concerns(self, names: Iterable[str]) -> bool:
         return any(fnmatchcase(name, self.match) for name in names)
+
+
+QuantizerT = TypeVar("QuantizerT", Quantizer, WeightQuantizer)
+
+
+def _overridden(quantizer: QuantizerT, override: Override, names: Sequence[str]) -> QuantizerT:
+    """BadOverrides where the settings do not go together with those that they leave as they are."""
+    try:
+        return replace(quantizer, **override.settings)
+    except (ValueError, TypeError) as error:
+        name = names[-1] if names else "a tensor without a name"
+        raise BadOverrides(f"override of {override.match!r} at {name}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -48,7 +60,7 @@ class Quantization:
         found = self.roles.get(role)
         for override in self.overrides:
             if not override.weights and (not override.roles or role in override.roles) and override.concerns(names):
-                found = replace(found or Quantizer(), **override.settings)
+                found = _overridden(found or Quantizer(), override, names)
         return found
 
     def weight_quantizer(self, names: Sequence[str]) -> WeightQuantizer:
@@ -56,7 +68,7 @@ class Quantization:
         found = self.weights
         for override in self.overrides:
             if override.weights and override.concerns(names):
-                found = replace(found, **override.settings)
+                found = _overridden(found, override, names)
         return found
 
     @property
