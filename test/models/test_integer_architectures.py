@@ -6,7 +6,7 @@ from import_matrix import ROWS, feeds, fixture_path, load, symbols
 from numpy.typing import NDArray
 from xdsl.dialects.builtin import ModuleOp
 
-from qvit.backends.interpreter import find_function, input_names, run
+from qvit.backends.interpreter import find_function, run, run_model
 from qvit.dialects.ops.approximated import IntSoftmaxOp
 from qvit.dialects.types import integer_of
 from qvit.frontends.onnx import import_onnx
@@ -49,15 +49,6 @@ def compiled(name: str, scheme: str = "best") -> Compiled:
     return compile_model(read(name), [batch(name, seed) for seed in range(3)], SCHEMES[scheme])
 
 
-def execute(module: ModuleOp, inputs: Inputs) -> dict[str, NDArray[np.generic]]:
-    values = [inputs[name] for name in input_names(find_function(module, "quantize_inputs"))]
-    results: dict[str, NDArray[np.generic]] = {}
-    for stage in ("quantize_inputs", "main", "dequantize_outputs"):
-        results = run(module, values, function=stage)
-        values = list(results.values())
-    return results
-
-
 def cosine(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
     x, y = a.ravel().astype(np.float64), b.ravel().astype(np.float64)
     return float(x @ y / np.sqrt((x @ x) * (y @ y)))
@@ -69,7 +60,7 @@ def check(name: str) -> None:
     assert not floats_left(found.module)
     assert all(integer_of(value) for op in find_function(found.module).walk() for value in op.results)
     inputs = batch(name, 77)
-    expected, integers = run(read(name), inputs), execute(found.module, inputs)
+    expected, integers = run(read(name), inputs), run_model(found.module, inputs)
     assert expected.keys() == integers.keys()
     for key, array in expected.items():
         assert cosine(array, integers[key]) > 0.99, key
@@ -92,7 +83,7 @@ def test_other_schemes(scheme: str) -> None:
     for name in ("swin_dynamo20", "bert_dynamo20"):
         found, inputs = compiled(name, scheme), batch(name, 77)
         for key, array in run(read(name), inputs).items():
-            assert cosine(array, execute(found.module, inputs)[key]) > 0.9, (name, key)
+            assert cosine(array, run_model(found.module, inputs)[key]) > 0.9, (name, key)
 
 
 def test_window_masks_are_no_scores() -> None:
@@ -108,5 +99,5 @@ def test_hidden_tokens_change_nothing(name: str) -> None:
     inputs["attention_mask"][..., 4:] = 0
     other = {**inputs, "input_ids": inputs["input_ids"].copy()}
     other["input_ids"][..., 4:] = (other["input_ids"][..., 4:].astype(np.int64) + 3) % 10
-    for key, array in execute(module, inputs).items():
-        np.testing.assert_array_equal(array, execute(module, other)[key])
+    for key, array in run_model(module, inputs).items():
+        np.testing.assert_array_equal(array, run_model(module, other)[key])

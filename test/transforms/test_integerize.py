@@ -4,7 +4,7 @@ Rules that are real-exact are compared over the rational numbers, with equality.
 the real function, within the bound that the approximation states.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import ir_text
@@ -17,7 +17,7 @@ from xdsl.dialects.func import FuncOp
 from xdsl.ir import Operation
 from xdsl.pattern_rewriter import GreedyRewritePatternApplier, PatternRewriteWalker
 
-from qvit.backends.interpreter import find_function, run
+from qvit.backends.interpreter import find_function, run, run_model
 from qvit.dialects.ops.approximated import IntSoftmaxOp
 from qvit.dialects.provenance import sources
 from qvit.dialects.semantics import nonlinear
@@ -593,15 +593,6 @@ func.func @main(%x: tensor<2x3xf32> {qvit.name = "image"}, %i: tensor<4xi64> {qv
 }"""
 
 
-def stages(module: ModuleOp, inputs: dict[str, Array]) -> dict[str, Array]:
-    values: Sequence[Array] = list(inputs.values())
-    results: dict[str, Array] = {}
-    for name in ("quantize_inputs", "main", "dequantize_outputs"):
-        results = run(module, values, function=name)
-        values = list(results.values())
-    return results
-
-
 def test_ends() -> None:
     """Float and integer inputs; results that are dequantized, and results that are integers."""
     module = ir_text.parse(ENDS)
@@ -617,7 +608,7 @@ def test_ends() -> None:
         "dequantize_outputs",
     ]
     assert "qvit.integer_only" in main_of(module).attributes
-    found = stages(module, inputs)
+    found = run_model(module, inputs)
     assert list(found) == ["tokens", "class", "echo"]
     for name, array in expected.items():
         np.testing.assert_array_equal(array, found[name])
@@ -654,5 +645,5 @@ def test_a_result_that_is_used_too() -> None:
     expected = run(module, inputs)
     integerize(module)
     module.verify()
-    for name, array in stages(module, inputs).items():
+    for name, array in run_model(module, inputs).items():
         np.testing.assert_array_equal(array, expected[name])

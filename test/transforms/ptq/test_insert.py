@@ -93,7 +93,7 @@ def named(module: ModuleOp) -> ModuleOp:
 def test_fake_quantization(bits: int) -> None:
     module = named(model())
     quantization = Quantization(PLAIN.roles, WeightQuantizer(bits))
-    choices, _ = quantize(module, samples(), quantization)
+    choices = quantize(module, samples(), quantization).choices
     module.verify()
     for inputs in samples(5, seed=2):
         (found,) = run(module, inputs).values()
@@ -102,7 +102,7 @@ def test_fake_quantization(bits: int) -> None:
 
 def test_what_was_chosen() -> None:
     module = named(model())
-    choices, _ = quantize(module, samples(), PLAIN)
+    choices = quantize(module, samples(), PLAIN).choices
     found = {(c.src, c.role.value): (c.bits, c.signed) for c in choices.tensors}
     assert found == {
         ("input x", "pixels"): (8, False),
@@ -135,7 +135,7 @@ def test_overrides() -> None:
         Override("norm", (Role.LINEAR,), settings={"bits": 4}),
         Override("fc2", weights=True, settings={"bits": 3, "per_channel": False}),
     )
-    choices, _ = quantize(module, samples(), Quantization(PLAIN.roles, PLAIN.weights, overrides=overrides))
+    choices = quantize(module, samples(), Quantization(PLAIN.roles, PLAIN.weights, overrides=overrides)).choices
     (narrow,) = (c for c in choices.tensors if (c.src, c.role) == ("norm", Role.LINEAR))
     assert narrow.bits == 4
     assert [(w.src, w.bits, w.channels) for w in choices.weights] == [("fc", 8, 6), ("fc2", 3, 1)]
