@@ -98,6 +98,17 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
         ),
         {"x": "pixels", "q": "attention", "k": "attention", "a": "scores", "s": "residual"},
     ),
+    "attention that is an output: its sums are still to be divided": (
+        (
+            linear("q", "x"),
+            linear("k", "x"),
+            KEYS,
+            binary("a", "matmul", "q", "kt", SCORES),
+            SOFTMAX,
+            binary("o", "matmul", "s", "k", VALUES),
+        ),
+        {"x": "pixels", "q": "attention", "k": "attention", "a": "scores", "s": "probabilities", "o": "residual"},
+    ),
     "a bias that is added joins the product": (
         (linear("y", "x", False), binary("z", "add", "y", "b", f"({T}, {B}) -> {T}"), unary("u", "tanh", "z")),
         {"x": "pixels", "y": "branch", "z": "function", "u": "residual"},
