@@ -276,6 +276,19 @@ CASES = [
         ),
         IDS,
     ),
+    Case(  # the truth values have fewer dimensions than the mask
+        "hard-mask",
+        (
+            *NOT_ZERO,
+            "%l = qvit.constant dense<-1.0e30> : tensor<2x1x3xf64>",
+            ZERO,
+            "%u = qvit.select %c, %n, %l : (tensor<1x3xui1>, tensor<f64>, tensor<2x1x3xf64>) -> tensor<2x1x3xf64>",
+            "%t = qvit.slice %u axis 0 start 1 size 2 step -1 : tensor<2x1x3xf64> -> tensor<2x1x3xf64>",
+            ADD.replace("1x3xf64>)", "2x1x3xf64>)"),
+            SOFTMAX,
+        ),
+        IDS,
+    ),
     Case(
         "guard-of-mask",
         (
