@@ -17,7 +17,7 @@ from xdsl.dialects.func import FuncOp
 from xdsl.ir import Operation
 from xdsl.pattern_rewriter import GreedyRewritePatternApplier, PatternRewriteWalker
 
-from qvit.backends.interpreter import find_function, run, run_model
+from qvit.backends.interpreter import find_function, input_names, run, run_model
 from qvit.dialects.ops.approximated import IntSoftmaxOp
 from qvit.dialects.provenance import sources
 from qvit.dialects.semantics import nonlinear
@@ -650,3 +650,27 @@ def test_a_result_that_is_used_too() -> None:
     module.verify()
     for name, array in run_model(module, inputs).items():
         np.testing.assert_array_equal(array, expected[name])
+
+
+def test_an_argument_that_is_quantized_in_several_ways() -> None:
+    """Equal quantizers are one; others give @main more arguments, and the caller still gives one input."""
+    module = ir_text.parse("""
+    func.func @main(%x: tensor<2x3xf32> {qvit.name = "image"}, %y: tensor<3xf32> {qvit.name = "bias"})
+        -> (tensor<2x3xi8>, tensor<2x3xi8>, tensor<2x3xi4>, tensor<3xi8>) {
+      %a = qvit.quantize %x <0.5> {qvit.src = ["a"]} : tensor<2x3xf32> -> tensor<2x3xi8>
+      %b = qvit.quantize %x <0.5> {qvit.src = ["b"]} : tensor<2x3xf32> -> tensor<2x3xi8>
+      %c = qvit.quantize %x <0.5> {qvit.src = ["c"]} : tensor<2x3xf32> -> tensor<2x3xi4>
+      %d = qvit.quantize %y <0.25> {qvit.src = ["d"]} : tensor<3xf32> -> tensor<3xi8>
+      func.return %a, %b, %c, %d : tensor<2x3xi8>, tensor<2x3xi8>, tensor<2x3xi4>, tensor<3xi8>
+    }""")
+    inputs = {"image": np.linspace(-9, 9, 6).reshape(2, 3), "bias": np.array([-1.0, 0.3, 7])}
+    expected = run(module, inputs)
+    integerize(module)
+    module.verify()
+    assert [input_names(f) for f in module.ops if isinstance(f, FuncOp)][:2] == [
+        ["image", "bias"],
+        ["image", "image.1", "bias"],
+    ]
+    found = run_model(module, inputs)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(array, found[name])
