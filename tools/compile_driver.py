@@ -133,11 +133,10 @@ def _key(module: ModuleOp, samples: Samples, settings: Mapping[str, Any], scheme
         total.update(file.sha256.data.encode())
     for op in module.walk():
         total.update(f"{op.name} {[str(value.type) for value in op.results]}".encode())
-        for name, attribute in op.properties.items():
-            total.update(name.encode())
-            total.update(
-                attribute.data.data if name == "value" and isinstance(op, ConstantOp) else str(attribute).encode()
-            )
+        if isinstance(op, ConstantOp):
+            total.update(op.value.data.data)
+        else:
+            total.update(str(sorted(op.properties.items())).encode())
     return total.hexdigest()
 
 
@@ -197,7 +196,7 @@ def _report(
             model=args.model.name,
             sha256=digest(args.model),
             settings=_settings(args),
-            samples=None if samples is None else SampleFacts(samples.note, samples.count, len(samples)),
+            samples=None if samples is None else SampleFacts(samples.note, samples.total, len(samples)),
             batch=None if samples is None else samples[0],
             floats=floats,
         )

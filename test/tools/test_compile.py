@@ -421,7 +421,7 @@ BAD: dict[str, tuple[Callable[[], object], list[str], int, str]] = {
     "wrong name": (saved(x=images(2)), [*SMALL, "--calibrate", "bad.npz"], 1, "holds x, expected one array for each input: image"),
     "wrong shape": (saved(image=images(2)[:, :1]), [*SMALL, "--calibrate", "bad.npz"], 1, "expected ('N', 2, 4, 6)"),
     "NaN": (saved(image=images(2) * np.nan), [*SMALL, "--calibrate", "bad.npz"], 1, "'image': sample 0 holds NaN or infinity"),
-    "beyond float": (saved(image=images(2) * 1e30), [*SMALL, "--calibrate", "bad.npz"], 1, "values are NaN or infinite"),
+    "beyond float": (saved(image=np.full_like(images(2), 3e38)), [*SMALL, "--calibrate", "bad.npz"], 1, "values are NaN or infinite"),
     "no archive": (lambda: Path("bad.npz").write_text("no"), [*SMALL, "--calibrate", "bad.npz"], 1, "is not an .npz file of arrays"),
     "unknown scheme": (nothing, [*CALIBRATED, "--scheme", "i-vti"], 2, "unknown scheme 'i-vti'; did you mean i-vit?"),
     "unlike any scheme": (nothing, [*CALIBRATED, "--scheme", "xyz"], 2, "unknown scheme 'xyz'; there are best, "),
@@ -437,7 +437,7 @@ BAD: dict[str, tuple[Callable[[], object], list[str], int, str]] = {
     "no model": (nothing, ["samples.npz", "--calibrate", "samples.npz"], 2, "cannot tell its format from '.npz'; known are .onnx, .mlir"),
     "not TOML": (overrides("bits"), [*CALIBRATED, "--overrides", "o.toml"], 1, "o.toml: "),
     "unknown setting": (overrides(OVERRIDE + "bit = 4"), [*CALIBRATED, "--overrides", "o.toml"], 1, "unknown bit; known are bits"),
-    "no such role": (overrides(OVERRIDE + 'roles = ["key"]'), [*CALIBRATED, "--overrides", "o.toml"], 1, "roles are of pixels"),
+    "no such role": (overrides(OVERRIDE + 'roles = ["key"]'), [*CALIBRATED, "--overrides", "o.toml"], 1, "roles is a list of pixels"),
     "senseless bits": (overrides(OVERRIDE + "bits = 1"), [*CALIBRATED, "--overrides", "o.toml"], 1, "bits must be in 2..32, found 1"),
     "bits that go with no zero point": (
         overrides(OVERRIDE + 'roles = ["linear"]\nbits = 24\nsymmetric = true\n' + OVERRIDE + "symmetric = false"),
