@@ -10,10 +10,13 @@ from qvit.dialects.approximations import FUNCTION, LAYER_NORM, SOFTMAX
 from qvit.dialects.approximations.base import (
     Built,
     Codes,
+    FunctionApproximation,
     FunctionSpec,
     Interval,
+    LayerNormApproximation,
     LayerNormSpec,
     RangeError,
+    SoftmaxApproximation,
     SoftmaxSpec,
 )
 from qvit.dialects.approximations.functions import FUNCTIONS
@@ -23,6 +26,7 @@ CHANNELS = 6
 """The length of a row, of layer normalisation's vectors too."""
 
 NARROW, WIDE = Codes(Fraction(1, 20), 0, IntType(8)), Codes(Fraction(1, 4096), 0, IntType(16))
+FINE = Codes(Fraction(1, 32), 0, IntType(8))
 
 
 @dataclass(frozen=True)
@@ -35,14 +39,27 @@ class Example:
 
 
 def _first(name: str, candidates: list[tuple[type, object, Codes]]) -> Example:
-    """The first of (approximation, specification, codes) that can be built."""
+    """The first of (approximation, specification, codes) that can be built and whose conditions hold."""
     errors: list[RangeError] = []
     for kind, spec, codes in candidates:
         try:
-            return Example(name, kind.build(spec), codes)  # pyright: ignore
+            example = Example(name, kind.build(spec), codes)  # pyright: ignore
+            _check(example)
+            return example
         except RangeError as error:
             errors.append(error)
     raise AssertionError(f"{name} takes none of the ordinary codes: {errors}")
+
+
+def _check(example: Example) -> None:
+    """RangeError unless its conditions hold for all of its codes."""
+    approximation, codes = example.built.approximation, (example.codes.type.lo, example.codes.type.hi)
+    tables = [values for values, _ in example.built.tables]
+    if isinstance(approximation, FunctionApproximation):
+        approximation.check(codes, tables)
+    else:
+        assert isinstance(approximation, SoftmaxApproximation | LayerNormApproximation)
+        approximation.check(codes, CHANNELS, tables)
 
 
 def _softmax(name: str) -> Example:
@@ -57,7 +74,7 @@ def _function(name: str) -> Example:
         name,
         [
             (FUNCTION[name], FunctionSpec(function, codes, Codes(Fraction(1, 20), 0, IntType(8))), codes)
-            for codes in (NARROW, WIDE)
+            for codes in (NARROW, FINE, WIDE)
             for function in FUNCTIONS
         ],
     )

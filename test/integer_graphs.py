@@ -17,7 +17,7 @@ from qvit.dialects.attributes import DyadicAttr, PotAttr, RealAttr, ScaleAttr, Z
 from qvit.dialects.ops.approximated import IntFunctionOp, IntLayerNormOp, IntSoftmaxOp
 from qvit.dialects.ops.elementwise import AddOp, ClipOp, CompareOp, MulOp, SelectOp, SubOp
 from qvit.dialects.ops.nonlinear import ArgmaxOp, ReduceSumOp
-from qvit.dialects.ops.products import Conv2dOp, LinearOp, MatmulOp, ShiftMatmulOp
+from qvit.dialects.ops.products import LOG_CODE, Conv2dOp, LinearOp, MatmulOp, ShiftMatmulOp
 from qvit.dialects.ops.quantization import AddRequantOp, RequantizeOp, ThresholdOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
 from qvit.dialects.ops.weights import ConstantOp
@@ -140,8 +140,8 @@ class Builder:
         self.emit(MatmulOp(x, other, (self.zero_point(x), self.zero_point(other)), i64))
 
     def shift_matmul(self) -> None:
-        codes = self.fresh((2, 3), IntegerType(5, Signedness.UNSIGNED))
-        values = self.fresh((3, self.one(1, 2)))
+        codes = self.fresh(self.one((2, 3), (2, 1, 3)), LOG_CODE)
+        values = self.fresh(self.one((3, 2), (2, 3, 1)))
         self.emit(ShiftMatmulOp(codes, values, self.zero_point(values), i64))
 
     def conv2d(self) -> None:
@@ -274,6 +274,9 @@ class Builder:
                 product = self.emit(MatmulOp(op.outputs[0], values, (0, self.zero_point(values)), i32))
                 form = self.form(None)
                 self.emit(RequantizeOp(product, form, IntegerType(16), divisor=op.outputs[1]))
+            elif built.approximation.logarithmic:
+                values = self.fresh((CHANNELS, 2))
+                self.emit(ShiftMatmulOp(op.outputs[0], values, self.zero_point(values)))
         elif isinstance(built.approximation, FunctionApproximation):
             self.emit(IntFunctionOp(x, built.approximation, tables, results[0]))
         else:

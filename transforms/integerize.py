@@ -136,7 +136,7 @@ class IntegerizePass(ModulePass):
     report: str = ""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        self.run(op)
+        sys.stderr.write(self.run(op).table())
 
     def asked(self) -> Asked:
         """The options, as the function takes them; ValueError for a name that is unknown."""
@@ -153,5 +153,4 @@ class IntegerizePass(ModulePass):
         report = integerize(module, replace(self.asked(), layers=layers or {}))
         if self.report:
             write_text(Path(self.report), report.to_json())
-            sys.stderr.write(report.table())
         return report

@@ -119,7 +119,7 @@ I_VIT = _scheme(
         WeightQuantizer(8),
     ),
     softmax="shiftmax",
-    function="shiftgelu",
+    function="shiftgelu+table",  # what is no GELU has no other way
     layer_norm="i-layernorm",
     round_each=True,
     rounding="half_even",
@@ -144,7 +144,7 @@ I_BERT = _scheme(
         WeightQuantizer(8),
     ),
     softmax="i-softmax",
-    function="i-gelu",
+    function="i-gelu+table",  # as in i-vit
     layer_norm="ibert-layernorm",
     rounding="half_even",
     published={"function": "i-gelu-published", "layer_norm": "ibert-layernorm-published"},
@@ -246,3 +246,7 @@ def scheme_pass(scheme: Scheme) -> type[SchemePass]:
     """
     parts: dict[str, Any] = {"name": scheme.name, "scheme": scheme, "__doc__": text, "__module__": __name__}
     return dataclass(frozen=True)(type(f"{scheme.name.title().replace('-', '')}Pass", (SchemePass,), parts))
+
+
+SCHEME_PASSES: dict[str, type[SchemePass]] = {name: scheme_pass(scheme) for name, scheme in SCHEMES.items()}
+"""The pass of each scheme, by name."""

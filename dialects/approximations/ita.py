@@ -53,8 +53,8 @@ class Ita(SoftmaxApproximation):
     def verify(self) -> None:
         if not 0 <= self.shift <= _LAST_SHIFT:
             raise ValueError(f"ita: shift must be in 0..{_LAST_SHIFT}, found {self.shift}")
-        if self.group < 1:
-            raise ValueError(f"ita: group must be at least 1, found {self.group}")
+        if not 1 <= self.group < 1 << 31:
+            raise ValueError(f"ita: group must be in 1..2^31 - 1, found {self.group}")
 
     @classmethod
     def preferred_scale(cls, scale: Fraction) -> Fraction:

@@ -127,6 +127,7 @@ class Sm8Late(_TableSoftmax):
     """
 
     name: ClassVar[str] = "sm8_late"
+    late: ClassVar[bool] = True
     source: ClassVar[str] = "exact table, division behind the product with the values"
 
     def verify(self) -> None:

@@ -950,7 +950,7 @@ RULES = r"""
 %y = qvit.argmax %x {axis = 1 : i64, keepdims = true} : tensor<2x3xbf16> -> tensor<2x1xi64>
     element type bf16 is none of f32, f64, i1..i64, ui1..ui32
 %y = qvit.argmax %x {axis = 1 : i64, keepdims = true} : tensor<2x3xi8> -> tensor<2x1xi8>
-    result: expected elements of i64, found i8
+    result: expected elements of type i64, found i8
 %y = qvit.argmax %x {axis = 2 : i64, keepdims = true} : tensor<2x3xi8> -> tensor<2x1xi64>
     axis: 2 is outside the 2 dimensions of tensor<2x3xi8>
 %y = qvit.argmax %x {axis = 1 : i64, keepdims = true} : tensor<2x3xi8> -> tensor<2xi64>

@@ -540,13 +540,19 @@ def test_divided_rows(mode: Rounding) -> None:
 
 @given(st.integers(2**30, 2**31 - 1), DIVISORS, st.integers(0, 1))
 def test_reciprocals_have_30_bits(multiplier: int, divisor: tuple[IntType, int], less: int) -> None:
-    z = max(divisor[1] - less, 1)  # all ones, too, which floats round up
+    z = max(divisor[1] - less, 1)
     number, k = (int(v) for v in reciprocal(np.array(multiplier), np.array(z)))
     assert k == z.bit_length() - 1
     exact = Fraction(multiplier, z) * 2**k
     assert 2**29 <= number < 2**31
     assert number <= exact
     assert (exact - number) * 2**29 < exact
+
+
+@pytest.mark.parametrize("z", [1, 2, 3, 2**53 - 1, 2**54 - 1, 2**62 - 1, 2**62, 2**63 - 1])
+def test_bit_lengths_of_divisors(z: int) -> None:
+    """Also of those that floats round up to the next power of two."""
+    assert int(reciprocal(np.array(2**30), np.array(z))[1]) == z.bit_length() - 1
 
 
 @MODES
@@ -725,10 +731,12 @@ def test_add_requant_real_ties(round_each: bool, mode: Rounding) -> None:
 @MODES
 def test_add_requant_real_cancels(mode: Rounding) -> None:
     """Terms that are large, and off as floats by more than the distance of their sum from a boundary."""
-    x, third = 2**30 + 1, Fraction(1, 3)
-    for boundary in (Fraction(1, 2), Fraction(-3, 2), Fraction(1)):
+    random = Random(23)
+    for _ in range(60):
+        x, y = (random.choice((-1, 1)) * random.randrange(2**29, 2**31) for _ in range(2))
+        f, boundary = Fraction(random.randrange(3**20), 3**20), Fraction(random.randrange(-9, 9), 2)
         for off in (0, Fraction(1, 10**10), -Fraction(1, 10**10)):
-            check_add_real([(x, x)], I32, (third, (boundary + off) / x - third), (0, 0, 0), mode, False, I8)
+            check_add_real([(x, y)], I32, (f, (boundary + off - f * x) / y), (0, 0, 0), mode, False, I8)
 
 
 @given(

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from qvit.tools import qvit_opt
+from qvit.tools import qvit_opt, registry
 from qvit.tools.opt_driver import pass_class
 from qvit.tools.registry import PASSES, VERSION
+from qvit.transforms import pipelines, universe
 from qvit.transforms.universe import UNIVERSE
 
 QUESTIONS = [
@@ -87,7 +88,12 @@ def test_flag_is_the_name_of_the_pass(name: str) -> None:
     assert pass_class(name).name == name
 
 
-@pytest.mark.parametrize("name", OURS)
+def test_every_scheme_is_a_pass() -> None:
+    assert {name: scheme.summary for name, scheme in pipelines.SCHEMES.items()} == registry.SCHEMES
+    assert set(universe.SCHEMES) == pipelines.SCHEMES.keys()
+
+
+@pytest.mark.parametrize("name", [name for name in OURS if name not in registry.SCHEMES])
 def test_flag_is_the_name_of_the_file(name: str) -> None:
     module, class_name, _ = PASSES[name]
     assert module == f"qvit.transforms.{name.replace('-', '_')}"

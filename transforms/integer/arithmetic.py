@@ -1,15 +1,17 @@
 """Additions, products, means and clipping between dequantize and quantize: integer arithmetic, exact but for one rounding."""
 
+from fractions import Fraction
+
 import numpy as np
 from xdsl.ir import Operation, SSAValue
 
 from qvit.dialects.attributes import QParamsAttr, RealAttr, ScaleAttr, ZeroPointAttr, float_value
 from qvit.dialects.ops.elementwise import AddOp, ClipOp, MulOp, ReluOp, SubOp
 from qvit.dialects.ops.nonlinear import ArgmaxOp, ReduceMeanOp, ReduceSumOp
-from qvit.dialects.ops.quantization import AddRequantOp, QuantizeOp, RequantizeOp
+from qvit.dialects.ops.quantization import AddRequantOp, DequantizeOp, QuantizeOp, RequantizeOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, ReshapeOp, SliceOp, TransposeOp
 from qvit.dialects.ops.weights import ConstantOp
-from qvit.dialects.semantics.integers import IntType
+from qvit.dialects.semantics.integers import IntType, round_fraction
 from qvit.dialects.types import element_of, integer_element, integer_of, is_float, shape_of
 from qvit.transforms.integer.rules import IntegerRule, codes_of, dequantized
 from qvit.transforms.rule import Exactness, Rewrite, require
@@ -20,6 +22,18 @@ MINUS_ONE = float_value(-1.0)
 def _over(scale: ScaleAttr, params: QParamsAttr) -> ScaleAttr:
     """scale / the scale of the wanted codes."""
     return scale.times(*params.scale.below, over=params.scale.above)
+
+
+def _requantized(dq: DequantizeOp, q: QuantizeOp) -> RequantizeOp:
+    """The codes of `dq` in the parameters of `q`, which have one scale."""
+    return RequantizeOp(
+        dq.input,
+        RealAttr(_over(dq.params.scale, q.params)),
+        element_of(q.result),
+        (dq.params.zero_point, q.params.zero_point),
+        dq.params.axis_index,
+        q.rounding.data,
+    )
 
 
 class Addition(IntegerRule):
@@ -150,16 +164,31 @@ class Relu(IntegerRule):
             op.params.axis_index is None,
             f"the wanted codes have a scale along axis {op.params.axis_index}, one number is needed",
         )
-        form = RealAttr(_over(dq.params.scale, op.params))
-        codes = RequantizeOp(
-            dq.input,
-            form,
-            element_of(op.result),
-            (dq.params.zero_point, op.params.zero_point),
-            dq.params.axis_index,
-            op.rounding.data,
-        )
+        codes = _requantized(dq, op)
         return Rewrite([codes, ClipOp(codes.result, op.params.zero_point.number, None)], [dq, relu])
+
+
+class Clip(IntegerRule):
+    """q(clip(dq(x), low, high)) => clip(requantize(x), q(low), q(high)): rounding keeps order. Real-exact."""
+
+    name = "clip"
+    exactness = Exactness.REAL_EXACT
+
+    def plan(self, op: Operation) -> Rewrite | None:
+        if not isinstance(op, QuantizeOp) or not isinstance(clip := op.input.owner, ClipOp):
+            return None
+        dq = dequantized(clip.input, "operand")
+        wanted = codes_of(op.params, op.result, self.session(op).weights, "the result")
+
+        def code(bound: float | None) -> int | None:
+            if bound is None:
+                return None
+            nearest = round_fraction(Fraction(bound) / wanted.scale, op.rounding.data) + wanted.zero_point
+            return min(max(nearest, wanted.type.lo), wanted.type.hi)
+
+        low, high = map(code, clip.bounds)
+        codes = _requantized(dq, op)
+        return Rewrite([codes, ClipOp(codes.result, low, high)], [dq, clip])
 
 
 class Argmax(IntegerRule):
@@ -204,5 +233,5 @@ class QuantizeOfMove(IntegerRule):
         return Rewrite([*new, moved], [move])
 
 
-ARITHMETIC: tuple[type[IntegerRule], ...] = (QuantizeOfMove, Addition, Product, Mean, Relu, Argmax)
+ARITHMETIC: tuple[type[IntegerRule], ...] = (QuantizeOfMove, Addition, Product, Mean, Relu, Clip, Argmax)
 """The rules that round once."""

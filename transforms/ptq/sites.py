@@ -11,7 +11,7 @@ from enum import StrEnum
 from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import BlockArgument, Operation, SSAValue, Use
 
-from qvit.dialects.ops.elementwise import AddOp, DivOp, MulOp, ReluOp, SelectOp, SigmoidOp, TanhOp
+from qvit.dialects.ops.elementwise import AddOp, ClipOp, DivOp, MulOp, ReluOp, SelectOp, SigmoidOp, TanhOp
 from qvit.dialects.ops.nonlinear import ArgmaxOp, GeluOp, LayerNormOp, ReduceMeanOp, SoftmaxOp
 from qvit.dialects.ops.products import Conv2dOp, LinearOp, MatmulOp
 from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
@@ -23,7 +23,7 @@ from qvit.dialects.types import element_of, is_float, shape_of
 PRODUCTS = (Conv2dOp, LinearOp, MatmulOp)
 MOVES = (ReshapeOp, TransposeOp, SliceOp, ConcatOp, GatherOp, BroadcastOp)
 CONSTANTS = (ConstantOp, WeightOp)
-FUNCTIONS = (GeluOp, MulOp, ReluOp, SigmoidOp, TanhOp)
+FUNCTIONS = (ClipOp, GeluOp, MulOp, ReluOp, SigmoidOp, TanhOp)
 
 
 class Role(StrEnum):

@@ -93,6 +93,24 @@ def test_other_exponents() -> None:
     assert found == [oracle.i_softmax_published(row, **a.parameters)[0] for row in x.tolist()]
 
 
+def test_roundings_of_the_published_one() -> None:
+    """20 / 8 in the middle is a tie, to even; a sum of 2^16 divides 2^32."""
+    a = ISoftmaxPublished(x0=-2, b=3, c=5, n=2, multiplier=1 << 30, shift=33, bits=16)
+    assert a.apply(np.array([[7]]), (), None, (I32,))[0].tolist() == [[65536]]
+    assert a.peak == 2
+    a = ISoftmaxPublished(x0=-2, b=3, c=4, n=12, multiplier=1 << 30, shift=30, bits=8)
+    assert a.apply(np.array([[7, 7, 7, 7]]), (), None, (UI8,))[0].tolist() == [[64, 64, 64, 64]]
+
+
+def test_constants_of_the_published_one() -> None:
+    """At scales where the last digit of each decides."""
+    assert built(Fraction(6931, 100_000)).approximation.x0 == -10
+    assert built(Fraction(96963238, 35815147) / 100).approximation.b == 100
+    assert built(Fraction(1, 10_000)).approximation.c == 10**16 // 35815147
+    for kind in (ISoftmax, ISoftmaxPublished):
+        assert built(kind=kind).approximation.b == {ISoftmax: 3464, ISoftmaxPublished: 54}[kind]
+
+
 def test_the_published_code() -> None:
     """Its multiplier is that of a float32 scale, ours that of the exact one: equal in the first 24 bits."""
     for case in golden.cases("ibert_softmax"):

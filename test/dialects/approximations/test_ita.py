@@ -115,7 +115,7 @@ def test_masked_rows() -> None:
     assert Ita(0, 2).apply(x, (), mask, [UI8])[0].tolist() == [[127, 127, 0], [0, 0, 0]]
 
 
-@pytest.mark.parametrize("parameters", [(-1, 16), (6, 16), (0, 0)])
+@pytest.mark.parametrize("parameters", [(-1, 16), (6, 16), (0, 0), (0, 1 << 31)])
 def test_parameters_out_of_range(parameters: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="ita: "):
         Ita(*parameters)

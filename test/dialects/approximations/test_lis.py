@@ -96,6 +96,14 @@ def test_golden(name: str) -> None:
         case.check(y, "q_exact", "q_peer")
 
 
+def test_constants() -> None:
+    # to five digits, rounded down: -0.6931 / S, 0.96963238 / 0.35815147 / S, 1 / 0.35815147 / S^2
+    assert LisPublished.build(spec(Fraction(1, 10**5), 1)).approximation == LisPublished(
+        -69310, 270732, 27921147440, 30
+    )
+    assert Lis.build(spec(Fraction(1, 10**5), 1, I16)).approximation == Lis(0, -69310, 270732, 27921147441, -4)
+
+
 def test_log_codes() -> None:
     t = np.arange(1, 70000)
     expected = [oracle.log_code(1, int(n)) for n in t]

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import product
 from typing import Any
 
 import golden
@@ -13,7 +14,7 @@ import pytest
 from approximation_examples import Measured, arrays, rows
 
 from qvit.dialects.approximations.base import Built, Codes, LayerNormSpec, RangeError
-from qvit.dialects.approximations.ptf import PtfLayerNorm, PtfLayerNormPublished, mantissa_and_shift
+from qvit.dialects.approximations.ptf import PtfLayerNorm, PtfLayerNormPublished, mantissa_and_shift, round_with_root
 from qvit.dialects.semantics.integers import IntType
 
 I8, UI8, I16 = IntType(8), IntType(8, False), IntType(16)
@@ -174,6 +175,18 @@ def test_mantissas_at_their_edges() -> None:
             assert found == oracle.mantissa_and_shift(square)
     assert mantissa_and_shift(0, 7) == (0, 31)
     assert mantissa_and_shift(1 << 16, 1) == (255, 0)  # A = 256 does not fit
+
+
+def test_rounding_of_roots() -> None:
+    # ties, both ways, of even and odd neighbours; and what lies next to them
+    for numerator in range(-9, 10):
+        for denominator, square in product((1, 2, 3), (Fraction(0), Fraction(9, 4), Fraction(25, 4), Fraction(2))):
+            for off in (Fraction(0), Fraction(1, 1 << 100)):
+                for sign in (-1, 1):
+                    found = round_with_root(numerator, denominator, sign, (square + off).as_integer_ratio())
+                    assert found == oracle.rounded_half_even(Fraction(numerator, denominator), sign, square + off)
+    assert [round_with_root(n, 1, 1, (1, 4)) for n in range(4)] == [0, 2, 2, 4]
+    assert [round_with_root(n, 1, -1, (1, 4)) for n in range(4)] == [0, 0, 2, 2]
 
 
 def normalised(spec: LayerNormSpec, x: Array) -> Array:
@@ -348,6 +361,9 @@ def test_sizes_refused() -> None:
         (PtfLayerNorm, (16, 16, 1 << 62, 0)),
         (PtfLayerNormPublished, (0, 0, 0)),
         (PtfLayerNormPublished, (1 << 53, 0, 0)),
+        (PtfLayerNormPublished, (1, 1 << 31, 0)),
+        (PtfLayerNormPublished, (1, 0, -(1 << 31) - 1)),
+        (PtfLayerNorm, (16, 16, 0, 1 << 31)),
     ],
 )
 def test_parameters_out_of_range(kind: type, parameters: tuple[int, ...]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from approximation_examples import Measured, masks, rows
 
 from qvit.dialects.approximations.base import Built, Codes, RangeError, SoftmaxSpec
-from qvit.dialects.approximations.shift_exponential import octave_of
+from qvit.dialects.approximations.shift_exponential import octave_of, shift_exponential
 from qvit.dialects.approximations.shiftmax import Shiftmax, ShiftmaxPublished
 from qvit.dialects.semantics.integers import Array, Int64, IntType
 
@@ -210,6 +210,17 @@ def test_octaves(scale: Fraction) -> None:
     up, octave = octave_of(scale)
     assert 1 << 11 <= octave < 1 << 12
     assert abs(octave * 2.0**-up * float(scale) / np.log(2) - 1) < 2.0**-12
+
+
+@pytest.mark.parametrize(("up", "octave"), [(0, 4095), (-3, 4095), (4, 4093), (12, 4000)])
+def test_the_exponential_far_below_the_maximum(up: int, octave: int) -> None:
+    """1 in the thirtieth octave, 0 from the next on."""
+    d = np.arange(29 * octave, 33 * octave) if up >= 0 else np.arange(29 * octave << -up, 33 * octave << -up, 3)
+    d = np.unique(d >> up) if up > 0 else d
+    e = shift_exponential(d, up, octave, 18)
+    assert e.tolist() == [oracle.shift_exponential(i, up, octave, 18)[0] for i in d.tolist()]
+    assert 0 in e
+    assert shift_exponential(np.array([(1 << 40) - 1]), up, octave, 18) == 0
 
 
 def test_what_build_refuses() -> None:

@@ -131,14 +131,14 @@ def test_error_against_the_real_softmax(length: int) -> None:
 
 @pytest.mark.parametrize("length", [64, 197, 1024])
 def test_error_of_late_division_on_ordinary_rows(length: int) -> None:
-    """Of Gaussian rows nothing is lost but the rounding of the weights."""
+    """Of Gaussian rows nothing is lost but the rounding of weights, half a unit of the largest, and that of their sum."""
     x = np.random.default_rng(6).normal(0, 1 / float(S), (200, length)).round().clip(*CODES).astype(np.int64)
     late = built(Sm8Late, length=length)
     weights, total = late.approximation.apply(x, arrays(late), None, late.results)
     e = np.exp(float(S) * (x - x.max(-1, keepdims=True)))
     real = e / e.sum(-1, keepdims=True)
     error = np.abs(weights * float(late.scale) / total - real)
-    assert (error < 0.502 / 255 * 1.1 * real.max(-1, keepdims=True)).all()
+    assert (error < 1.5 / 255 * real.max(-1, keepdims=True)).all()
 
 
 def test_it_never_orders_two_entries_the_wrong_way() -> None:
@@ -191,9 +191,9 @@ def test_what_build_refuses() -> None:
 
 def test_conditions() -> None:
     table = built(Sm8).tables[0][0]
-    for kind, longest in ((Sm8(255), 65537), (Sm8Late(), 32768)):
+    for kind, longest in ((Sm8(255), 65537), (Sm8Late(), (2**31 - 1) // 255)):
         kind.check(CODES, longest, [table])
-        with pytest.raises(RangeError, match=f"^the sum of {longest + 1} exponentials reaches .* use sw$"):
+        with pytest.raises(RangeError, match=f"^the sum over {longest + 1} entries reaches .* use sw$"):
             kind.check(CODES, longest + 1, [table])
         with pytest.raises(RangeError, match="^the table has 255 entries"):
             kind.check(CODES, 5, [table[:255]])
