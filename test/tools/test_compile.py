@@ -12,6 +12,7 @@ import pytest
 from data.onnx_build import graph, model
 from data.small_vit import Variant, images, quantized, vit
 from data.tool_call import Done, Tool, contents
+from import_matrix import EXPORTS
 from PIL import Image
 
 from qvit.backends.interpreter import run, run_model
@@ -254,6 +255,28 @@ def test_a_scale_of_zero(tool: Tool, place: Path) -> None:
     )
     assert "a quantizer divides by its scale; it must be positive, found 0.0" in tool("zero.mlir", "-o", "out").failed()
     assert not Path("out").exists()
+
+
+def test_dynamic_quantization_is_frozen_by_the_samples(tool: Tool, folder: Path) -> None:
+    """Its scales come from the samples too; what it leaves in float gets scales beside them."""
+    np.savez("samples.npz", image=np.random.default_rng(0).normal(0.3, 1, (6, 3, 16, 12)).astype(np.float32))
+    arguments = ["--outputs", "logits_MatMul", "--scheme", "i-bert", "--calibrate", "samples.npz", "-o", "out"]
+    tool(EXPORTS / "dynamic_u8_17.onnx", *arguments).succeeded()
+    assert json.loads(Path("out/report.json").read_text())["outputs"]["logits_MatMul"] > 5
+    assert "--calibrate" in tool(EXPORTS / "dynamic_u8_17.onnx", "-o", "new").failed()
+
+
+def test_mlir_with_weight_files(tool: Tool, place: Path) -> None:
+    """The output stands alone, and is that of the .onnx model."""
+    tool(*CALIBRATED, "-o", "first").succeeded()
+    Path("in").mkdir()
+    write_mlir(import_onnx(load_onnx(Path("small.onnx")), dims={"batch": 2})[0], Path("in/small.mlir"))
+    assert Path("in/small.safetensors").exists()
+    tool("in/small.mlir", "--calibrate", "samples.npz", "-o", "out").succeeded()
+    for name in ("model.mlir", "model.safetensors"):
+        assert Path("out", name).read_bytes() == Path("first", name).read_bytes()
+    said = tool("in/small.mlir", "--calibrate", "samples.npz", "--dim", "batch=2", "-o", "x").failed(2)
+    assert "--outputs and --dim are for .onnx models" in said
 
 
 # --- several inputs ---
