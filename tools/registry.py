@@ -61,15 +61,6 @@ PASSES: dict[str, tuple[str, str, str]] = {
 The flag is the pass's name, and its file's, with dashes; schemes share a file."""
 
 
-SCHEMES: dict[str, str] = {
-    "best": "Our own functions: late division of attention, tables, exact normalisation; one rounding for each step.",
-    "i-vit": "I-ViT: Shiftmax, ShiftGELU, I-LayerNorm, dyadic requantization; symmetric throughout, residual stream of 16 bits.",
-    "i-bert": "I-BERT: polynomial exponential and GELU, exact integer square root, dyadic requantization; symmetric throughout.",
-    "iptq-vit": "IPTQ-ViT: for each operation the shift-based or polynomial approximation that loses least on the samples.",
-}
-"""scheme -> what it does, in a line."""
-
-
 def scheme_list() -> str:
     """The lines of `--list-schemes`."""
     width = max(map(len, SCHEMES)) + 2

@@ -536,10 +536,6 @@ def test_constant_samples_are_warned_of(tool: Tool, place: Path) -> None:
 # --- the front door ---
 
 
-def test_registry_has_the_schemes() -> None:
-    assert {name: scheme.summary for name, scheme in pipelines.SCHEMES.items()} == SCHEMES
-
-
 def test_list_schemes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         qvit_compile.main(["--list-schemes"])
