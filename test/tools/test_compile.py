@@ -17,7 +17,7 @@ from PIL import Image
 
 from qvit.backends.interpreter import run, run_model
 from qvit.dialects.ops.approximated import IntFunctionOp, IntSoftmaxOp
-from qvit.dialects.ops.quantization import AddRequantOp
+from qvit.dialects.ops.quantization import AddRequantOp, QuantizeOp
 from qvit.dialects.types import integer_of
 from qvit.frontends.onnx import import_onnx, load_onnx
 from qvit.tools import compile_driver, qvit_compile
@@ -241,6 +241,18 @@ def test_quantized_models_that_lack_scales(tool: Tool, place: Path) -> None:
     assert any("/pos/Add" in line and "its result has no quantizer" in line for line in rest)
     assert rest[-1].endswith("; --calibrate DIR or FILE.npz adds the scales that are missing")
     assert not Path("out").exists()
+
+
+def test_samples_add_the_scales_that_are_missing(tool: Tool, place: Path) -> None:
+    """Also of a constant that is joined to quantized tokens; the model's own scales stay."""
+    onnx.save(quantized(Variant(), "QUInt8"), "q.onnx")
+    tool("q.onnx", "--dim", "batch=2", "--scheme", "i-bert", "--calibrate", "samples.npz", "-o", "out").succeeded()
+    module = import_onnx(load_onnx(Path("q.onnx")), dims={"batch": 2})[0]
+    own = {float(np.float32(op.params.scale.numbers[0])) for op in module.walk() if isinstance(op, QuantizeOp)}
+    report = json.loads(Path("out/report.json").read_text())
+    assert own <= {line["scale"] for line in report["tensors"]}
+    assert report["left"] == []
+    assert report["outputs"]["logits"] > 20
 
 
 def test_a_scale_of_zero(tool: Tool, place: Path) -> None:
