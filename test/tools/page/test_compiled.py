@@ -142,6 +142,16 @@ def test_tiles_and_approximations(example: Example) -> None:
         assert f"{count} × {name}" in example.page
 
 
+def test_candidates_have_their_scores() -> None:
+    example = compiled_example(scheme="iptq-vit")
+    assert example.report.candidates
+    for choice in example.report.candidates:
+        assert example.report.approximations[choice.src] == choice.chosen
+        assert len(choice.scores) > 1
+        scores = ", ".join(f"{name} {score:.1f} dB" for name, score in choice.scores.items())
+        assert f'{choice.src}</span> <span class="why">{scores}</span>' in example.page
+
+
 def test_equal_facts_equal_pages(example: Example) -> None:
     compiled_example.cache_clear()
     assert compiled_example().page == example.page
