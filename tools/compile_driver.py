@@ -48,8 +48,9 @@ def _scheme(args: argparse.Namespace, channels: int) -> Scheme:
         bits = min(args.residual, _widest(channels))
         # 8 bits have none to spare for inputs that reach farther than the samples
         changes = {"bits": bits, "symmetric": True, "margin": 1.0 if bits == 8 else 2.0}
-        wide = {role: replace(quantization.roles[role], **changes) for role in (Role.RESIDUAL, Role.BRANCH)}
-        scheme = with_quantization(scheme, roles={**quantization.roles, **wide})
+        roles = quantization.roles
+        wide = {role: replace(roles[role], **changes) for role in (Role.RESIDUAL, Role.BRANCH) if role in roles}
+        scheme = with_quantization(scheme, roles={**roles, **wide})
     if args.overrides is not None:
         scheme = with_quantization(scheme, overrides=read_overrides(args.overrides))
     return scheme
