@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qvit.transforms.ptq.observers import ROUNDINGS, Choice, Observer, Quantizer, choose, quantized
-from qvit.transforms.ptq.statistics import MOMENTUM, BadSample, Statistics, joined, of_constant
+from qvit.transforms.ptq.statistics import BadSample, Statistics, joined, of_constant
 
 
 def seen(*batches: object) -> Statistics:
@@ -70,12 +70,12 @@ def test_given_scale() -> None:
 
 def test_moving_average() -> None:
     statistics = seen([0.0, 1.0], [0.0, 2.0], [-1.0, 0.0])
-    high = 1.0 + (1 - MOMENTUM) * (2.0 - 1.0)
-    high += (1 - MOMENTUM) * (0.0 - high)
+    high = 1.0 + 0.05 * (2.0 - 1.0)
+    high += 0.05 * (0.0 - high)
     assert isclose(statistics.average_high, high)
-    assert isclose(statistics.average_low, -(1 - MOMENTUM))
+    assert isclose(statistics.average_low, -0.05)
     choice = choose(statistics, Quantizer(8, observer=Observer.EMA))
-    assert isclose(choice.scale, (high + (1 - MOMENTUM)) / 255, rel_tol=1e-6)
+    assert isclose(choice.scale, (high + 0.05) / 255, rel_tol=1e-6)
 
 
 def test_percentile_leaves_outliers_out() -> None:
