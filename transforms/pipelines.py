@@ -65,7 +65,7 @@ class Scheme:
             self.lower,
             CanonicalizePass(),
             CommonSubexpressionElimination(),
-            RangeAnalysisPass(unchecked=unchecked),
+            RangeAnalysisPass(report_only=unchecked, unchecked=unchecked),
             VerifyIntegerOnlyPass(),
         )
 
