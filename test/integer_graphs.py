@@ -308,13 +308,18 @@ STEPS: tuple[Callable[[Builder], None], ...] = (
 )
 
 
-def integer_graph(rng: np.random.Generator, steps: int = 8, forms: Sequence[str] = Builder.forms) -> ModuleOp:
-    """A module with one function @main, which returns every tensor that it makes. forms: of requantize's factors."""
+def integer_graph(
+    rng: np.random.Generator, steps: int = 8, forms: Sequence[str] = Builder.forms, every: bool = True
+) -> ModuleOp:
+    """A module with one function @main, which returns every tensor that it makes, or only those that nothing takes.
+
+    forms: of requantize's factors.
+    """
     builder = Builder(rng, forms)
     builder.fresh(builder.one((3,), (2, 3), (2, 3, 4)))
     for _ in range(steps):
         builder.one(*STEPS)(builder)
-    results = [result for op in builder.block.ops for result in op.results]
+    results = [r for op in builder.block.ops for r in op.results if every or not r.uses.get_length()]
     builder.block.add_op(ReturnOp(*results))
     type = FunctionType.from_lists([a.type for a in builder.block.args], [r.type for r in results])
     module = ModuleOp([FuncOp("main", type, Region(builder.block))])

@@ -268,3 +268,22 @@ def test_random_programs(seed: int, cache: Path) -> None:
         equal(program(*inputs), list(expected.values()))
         ran += 1
     assert ran
+
+
+@pytest.mark.parametrize("seed", range(100, 120))
+def test_random_programs_in_the_arena(seed: int, cache: Path) -> None:
+    """Every tensor on the way is right when it is made, though others lie in its place before and after."""
+    rng = np.random.default_rng(seed)
+    module = integer_graph(rng, 25, FORMS, every=False)
+    program = load(module, flags=("-O1", *WARNINGS), cache=cache)
+    for inputs in graph_inputs(module, rng, 2):
+        seen: dict[Operation, Array] = {}
+        try:
+            expected = run(module, inputs, observe=lambda op, array, seen=seen: seen.update({op: array}))
+        except ExecutionError:
+            continue
+        results, tensors = program.trace(*inputs)
+        equal(results, list(expected.values()))
+        first = [(value.op, array) for value, array in tensors if value.index == 0]
+        equal([array for _, array in first], [seen[op] for op, _ in first])
+        assert len(first) == len(program.sources.program.steps)
