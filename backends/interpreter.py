@@ -36,7 +36,7 @@ from qvit.dialects.ops.elementwise import (
     TanhOp,
 )
 from qvit.dialects.ops.nonlinear import BatchNormOp, GeluOp, LayerNormOp, ReduceMeanOp, ReduceSumOp, ResizeOp, SoftmaxOp
-from qvit.dialects.ops.products import Conv2dOp, ConvTranspose2dOp, LinearOp, MatmulOp
+from qvit.dialects.ops.products import Conv2dOp, ConvTranspose2dOp, LinearOp, MatmulOp, ShiftMatmulOp
 from qvit.dialects.ops.quantization import AddRequantOp, DequantizeOp, QuantizeOp, RequantizeOp, ThresholdOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
 from qvit.dialects.ops.weights import ConstantOp, WeightOp
@@ -139,6 +139,12 @@ def _matmul(m: Machine, op: MatmulOp, a: Array, b: Array) -> Array:
     return products.matmul(a, b, zero_points, _integer_result(op))
 
 
+def _shift_matmul(m: Machine, op: ShiftMatmulOp, q: Array, b: Array) -> Array:
+    result = _integer_result(op)
+    assert result is not None
+    return products.shift_matmul(q, b, m.weights.zero_point(op.rhs_zero_point), result)
+
+
 def _linear(m: Machine, op: LinearOp, x: Array, weight: Array, bias: Array | None = None) -> Array:
     zero_points = (m.weights.zero_point(op.input_zero_point), m.weights.zero_point(op.weight_zero_point))
     return products.linear(x, weight, bias, zero_points, _integer_result(op))
@@ -235,6 +241,7 @@ IMPLEMENTATIONS: dict[type[Operation], Implementation] = dict(
         (AddRequantOp, _add_requant),
         (ThresholdOp, _threshold),
         (MatmulOp, _matmul),
+        (ShiftMatmulOp, _shift_matmul),
         (LinearOp, _linear),
         (Conv2dOp, _conv2d),
         (ConvTranspose2dOp, _conv_transpose2d),

@@ -34,7 +34,7 @@ from qvit.dialects.ops.elementwise import (
     TanhOp,
 )
 from qvit.dialects.ops.nonlinear import BatchNormOp, GeluOp, LayerNormOp, ReduceMeanOp, ReduceSumOp, ResizeOp, SoftmaxOp
-from qvit.dialects.ops.products import Conv2dOp, ConvTranspose2dOp, LinearOp, MatmulOp
+from qvit.dialects.ops.products import Conv2dOp, ConvTranspose2dOp, LinearOp, MatmulOp, ShiftMatmulOp
 from qvit.dialects.ops.quantization import AddRequantOp, DequantizeOp, QuantizeOp, RequantizeOp, ThresholdOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
 from qvit.dialects.ops.weights import ConstantOp, WeightOp
@@ -54,6 +54,7 @@ Qvit = Dialect(
         AddRequantOp,
         ThresholdOp,
         MatmulOp,
+        ShiftMatmulOp,
         LinearOp,
         Conv2dOp,
         ConvTranspose2dOp,

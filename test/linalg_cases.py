@@ -182,6 +182,12 @@ SINGLE = [
         "(tensor<4x5xi16>, tensor<5x3xui8>) -> tensor<4x3xi32>",
     ),
     ("matmul_wide", "qvit.matmul %a, %b lhs_zero_point <5>", "(tensor<4x3xi32>, tensor<3x2xi16>) -> tensor<4x2xi64>"),
+    ("shift_matmul", "qvit.shift_matmul %q, %v", "(tensor<4x5xui5>, tensor<5x6xi8>) -> tensor<4x6xi32>"),
+    (
+        "shift_matmul_batches",
+        "qvit.shift_matmul %q, %v rhs_zero_point <[1, 255, 7]>",
+        "(tensor<2x1x4x5xui5>, tensor<3x5x3xui8>) -> tensor<2x3x4x3xi64>",
+    ),
     ("linear", "qvit.linear %x, %w", "(tensor<4x5xi8>, tensor<3x5xi8>) -> tensor<4x3xi32>"),
     ("linear_vector", "qvit.linear %x, %w", "(tensor<5xui8>, tensor<3x5xi8>) -> tensor<3xi32>"),
     (

@@ -177,6 +177,12 @@ def matmul(a: Nested, b: Nested, za: int, zb: Nested, target: Range) -> Nested:
     return build((*batch, rows, columns), element)
 
 
+def shift_matmul(q: Nested, b: Nested, zb: Nested, target: Range) -> Nested:
+    """As `matmul`; the code q stands for 2^15 / 2^q, and for nothing from 16 on."""
+    powers = elementwise(lambda code: 2 ** (15 - code) if code < 16 else 0, q)
+    return matmul(powers, b, 0, zb, target)
+
+
 def linear(x: Nested, weight: Nested, bias: list[int] | None, zx: int, zw: Nested, target: Range) -> Nested:
     """[..., K] and [N, K] -> [..., N]; zw is a number or a list [N]."""
     *batch, depth = shape_of(x)

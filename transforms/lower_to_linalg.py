@@ -25,7 +25,7 @@ from xdsl.utils.exceptions import DiagnosticException
 from xdsl.utils.hints import isa
 
 from qvit.dialects.ops.elementwise import AddOp, ClipOp, CompareOp, DivOp, MulOp, ReluOp, SelectOp, SqrtOp, SubOp
-from qvit.dialects.ops.products import Conv2dOp, LinearOp, MatmulOp
+from qvit.dialects.ops.products import Conv2dOp, LinearOp, MatmulOp, ShiftMatmulOp
 from qvit.dialects.ops.quantization import AddRequantOp, DequantizeOp, QuantizeOp, RequantizeOp, ThresholdOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
 from qvit.dialects.ops.weights import ConstantOp, WeightOp
@@ -44,6 +44,7 @@ LOWERINGS: Mapping[type[Operation], Callable[..., SSAValue]] = {
     AddRequantOp: quantization.add_requant,
     ThresholdOp: quantization.threshold,
     MatmulOp: products.matmul,
+    ShiftMatmulOp: products.shift_matmul,
     LinearOp: products.linear,
     Conv2dOp: products.conv2d,
     AddOp: elementwise.arithmetic,

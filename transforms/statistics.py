@@ -5,18 +5,18 @@ from math import prod
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 
-from qvit.dialects.ops.products import Conv2dOp, ConvTranspose2dOp, LinearOp, MatmulOp
+from qvit.dialects.ops.products import Conv2dOp, ConvTranspose2dOp, LinearOp, MatmulOp, ShiftMatmulOp
 from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
 from qvit.dialects.ops.weights import ConstantOp, WeightOp
 from qvit.dialects.types import element_of, is_float, shape_of
 
-PRODUCTS = (MatmulOp, LinearOp, Conv2dOp, ConvTranspose2dOp)
+PRODUCTS = (MatmulOp, ShiftMatmulOp, LinearOp, Conv2dOp, ConvTranspose2dOp)
 
 
 def macs(op: Operation) -> int:
     """Multiply-accumulates of a product, 0 for other operations."""
     match op:
-        case MatmulOp():
+        case MatmulOp() | ShiftMatmulOp():
             return prod(shape_of(op.result)) * shape_of(op.lhs)[-1]
         case LinearOp():
             return prod(shape_of(op.result)) * shape_of(op.weight)[1]

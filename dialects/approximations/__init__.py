@@ -14,7 +14,11 @@ from qvit.dialects.approximations.i_layernorm import ILayerNorm, ILayerNormPubli
 from qvit.dialects.approximations.ibert_gelu import IGelu, IGeluPublished
 from qvit.dialects.approximations.ibert_layernorm import IbertLayerNorm, IbertLayerNormPublished
 from qvit.dialects.approximations.ibert_softmax import ISoftmax
+from qvit.dialects.approximations.iptq import BitSoftmax, BitSoftmaxPublished, PolyGelu
+from qvit.dialects.approximations.ita import Ita, ItaGelu
+from qvit.dialects.approximations.lis import Lis, LisPublished
 from qvit.dialects.approximations.ln import Ln
+from qvit.dialects.approximations.ptf import PtfLayerNorm, PtfLayerNormPublished
 from qvit.dialects.approximations.shiftgelu import Shiftgelu, ShiftgeluPublished
 from qvit.dialects.approximations.shiftmax import Shiftmax, ShiftmaxPublished
 from qvit.dialects.approximations.sm8 import Sm8, Sm8Late
@@ -26,6 +30,11 @@ SOFTMAX: dict[str, type[SoftmaxApproximation]] = {
     "shiftmax": Shiftmax,
     "shiftmax-published": ShiftmaxPublished,
     "i-softmax": ISoftmax,
+    "lis": Lis,
+    "lis-published": LisPublished,
+    "bit-softmax": BitSoftmax,
+    "bit-softmax-published": BitSoftmaxPublished,
+    "ita": Ita,
 }
 """Softmax."""
 
@@ -35,6 +44,8 @@ FUNCTION: dict[str, type[FunctionApproximation]] = {
     "shiftgelu-published": ShiftgeluPublished,
     "i-gelu": IGelu,
     "i-gelu-published": IGeluPublished,
+    "poly-gelu": PolyGelu,
+    "ita-gelu": ItaGelu,
 }
 """Functions of each element."""
 
@@ -44,6 +55,8 @@ LAYER_NORM: dict[str, type[LayerNormApproximation]] = {
     "i-layernorm-published": ILayerNormPublished,
     "ibert-layernorm": IbertLayerNorm,
     "ibert-layernorm-published": IbertLayerNormPublished,
+    "ptf-layernorm": PtfLayerNorm,
+    "ptf-layernorm-published": PtfLayerNormPublished,
 }
 """Layer normalisation."""
 

@@ -100,7 +100,18 @@ class SoftmaxSpec:
 
 @dataclass(frozen=True)
 class SoftmaxApproximation(Approximation):
-    """Softmax over the last axis."""
+    """Softmax over the last axis.
+
+    Where `logarithmic`, a code q of the first result stands for 2^-q times the scale, from 16 on for 0, and the product
+    behind is `qvit.shift_matmul`.
+    """
+
+    logarithmic: ClassVar[bool] = False
+
+    @classmethod
+    def preferred_scale(cls, scale: Fraction) -> Fraction:
+        """The scale that the scores should have in the place of `scale`: this one, unless only some will do."""
+        return scale
 
     late: ClassVar[bool] = False
     """Whether there is a second result, the row sums [..., 1]: the probability is scale * first / second."""
@@ -167,21 +178,28 @@ class FunctionApproximation(Approximation):
 
 @dataclass(frozen=True)
 class LayerNormSpec:
-    """What a layer normalisation is asked for. gamma, beta: float64 [C]; input and output codes."""
+    """What a layer normalisation is asked for. gamma, beta: float64 [C]; input and output codes.
+
+    factors: int64 [C], the input's scale in channel c is input.scale * 2^factors[c]; None where one scale is common to all.
+    """
 
     gamma: Array
     beta: Array
     epsilon: float
     input: Codes
     output: Codes
+    factors: Array | None = None
 
 
 @dataclass(frozen=True)
 class LayerNormApproximation(Approximation):
     """Layer normalisation over the last axis, the affine transformation by gamma and beta included.
 
-    Zero points of the operand do not matter: the mean is subtracted.
+    Zero points of the operand do not matter: the mean is subtracted. Where `takes_factors`, channels may have scales that
+    differ by powers of two, and what is built knows the operand's zero point; the others never see `factors`.
     """
+
+    takes_factors: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
@@ -237,3 +255,10 @@ def bit_length(x: Int64) -> Int64:
     exponent = np.frexp(magnitude.astype(np.float64))[1].astype(np.int64)
     # a conversion to float may round up to the next power of two
     return exponent - ((magnitude >> np.maximum(exponent - 1, 0)) == 0) * (magnitude > 0)
+
+
+def below_maximum(x: Int64, mask: Array | None) -> tuple[Int64, Array]:
+    """(x - row maximum, which entries take part), the maximum of those that do; 0 for the others. x [..., N]."""
+    keep = np.broadcast_to(True if mask is None else mask != 0, x.shape)
+    top = np.where(keep, x, x.min(-1, keepdims=True)).max(-1, keepdims=True)
+    return np.where(keep, x - top, 0), keep

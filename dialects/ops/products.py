@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from xdsl.dialects.builtin import DenseArrayBase, IntegerAttr, IntegerType, TensorType, i32, i64
+from xdsl.dialects.builtin import DenseArrayBase, IntegerAttr, IntegerType, Signedness, TensorType, i32, i64
 from xdsl.ir import Attribute, SSAValue
 from xdsl.irdl import (
     IRDLOperation,
@@ -18,7 +18,15 @@ from xdsl.irdl import (
 from xdsl.traits import Pure
 
 from qvit.dialects.attributes import ZeroPointAttr
-from qvit.dialects.ops.checks import require, require_float, require_shape, require_zero_point, takes_integers
+from qvit.dialects.ops.checks import (
+    require,
+    require_element,
+    require_float,
+    require_integer,
+    require_shape,
+    require_zero_point,
+    takes_integers,
+)
 from qvit.dialects.types import broadcast_shapes, element_of, is_float, shape_of
 
 
@@ -91,6 +99,57 @@ class MatmulOp(IRDLOperation):
         require_shape(self.result, matmul_shape(shape_of(self.lhs), shape_of(self.rhs)))
         require_zero_point("lhs_zero_point", self.lhs_zero_point, self.lhs, integers, None)
         require_zero_point("rhs_zero_point", self.rhs_zero_point, self.rhs, integers, len(shape_of(self.rhs)) - 1)
+
+
+LOG_CODE = IntegerType(5, Signedness.UNSIGNED)
+"""Codes q that stand for 2^-q, from 16 on for 0."""
+
+
+@irdl_op_definition
+class ShiftMatmulOp(IRDLOperation):
+    """Product with powers of two: C = sum_k (2^15 >> q_ik)(B_kj - rhs_zero_point), shifts and additions alone.
+
+    The codes q of lhs stand for 2^-q, from 16 on for 0 (`#qvit.lis` makes such), so C is in units of 2^-15 of rhs's scale.
+    Exact, into the accumulator type of the result (i32 or i64); a sum that does not fit is an error. The leading
+    dimensions broadcast as in `qvit.matmul`.
+
+    ```mlir
+    %c = qvit.shift_matmul %q, %v rhs_zero_point <3> : (tensor<3x17x17xui5>, tensor<3x17x32xi8>) -> tensor<3x17x32xi32>
+    ```
+    """
+
+    name = "qvit.shift_matmul"
+
+    lhs = operand_def(TensorType)
+    rhs = operand_def(TensorType)
+    rhs_zero_point = opt_prop_def(ZeroPointAttr)
+    result = result_def(TensorType)
+
+    traits = traits_def(Pure())
+
+    assembly_format = (
+        "$lhs `,` $rhs (`rhs_zero_point` $rhs_zero_point^)? attr-dict `:` functional-type(operands, results)"
+    )
+
+    def __init__(
+        self,
+        lhs: SSAValue,
+        rhs: SSAValue,
+        rhs_zero_point: int | ZeroPointAttr | None = None,
+        accumulator: Attribute = i32,
+    ) -> None:
+        super().__init__(
+            operands=[lhs, rhs],
+            properties={"rhs_zero_point": _zero_point(rhs_zero_point)},
+            result_types=[TensorType(accumulator, matmul_shape(shape_of(lhs), shape_of(rhs)))],
+        )
+
+    def verify_(self) -> None:
+        require_element("lhs", self.lhs, LOG_CODE)
+        require_integer("rhs", self.rhs)
+        takes_integers(self.result, lhs=self.lhs, rhs=self.rhs)
+        require_shape(self.result, matmul_shape(shape_of(self.lhs), shape_of(self.rhs)))
+        require_zero_point("rhs_zero_point", self.rhs_zero_point, self.rhs, True, len(shape_of(self.rhs)) - 1)
 
 
 def linear_shape(input: Sequence[int], weight: Sequence[int]) -> tuple[int, ...]:

@@ -188,6 +188,10 @@ CASES: list[Case] = [
     ),
     ("%c = qvit.matmul %a, %b : (tensor<4x3xf32>, tensor<3x2xf32>) -> tensor<4x2xf32>", products.matmul),
     (
+        "%c = qvit.shift_matmul %q, %v rhs_zero_point <[3, -5]> : (tensor<4x3xui5>, tensor<3x2xi8>) -> tensor<4x2xi64>",
+        lambda q, v: products.shift_matmul(q, v, ROW, I64),
+    ),
+    (
         "%y = qvit.linear %x, %w, %b input_zero_point <1> weight_zero_point <[3, -5]>"
         " : (tensor<4x3xi8>, tensor<2x3xi8>, tensor<2xi64>) -> tensor<4x2xi64>",
         lambda x, w, b: products.linear(x, w, b, (n(1), ROW), I64),

@@ -81,6 +81,8 @@ FORMS = """
 %q = qvit.threshold %x, %t lowest 0 : (tensor<4xi32>, tensor<3xi16>) -> tensor<4xui2>
 %c = qvit.matmul %a, %b : (tensor<2x3xf32>, tensor<3x4xf32>) -> tensor<2x4xf32>
 %c = qvit.matmul %a, %b lhs_zero_point <1> rhs_zero_point <[1, 2, 3, 4]> : (tensor<2x3xi8>, tensor<3x4xi8>) -> tensor<2x4xi64>
+%c = qvit.shift_matmul %q, %v : (tensor<2x3xui5>, tensor<3x4xi8>) -> tensor<2x4xi32>
+%c = qvit.shift_matmul %q, %v rhs_zero_point <[1, 2, 3, 4]> {qvit.src = ["a"]} : (tensor<5x1x2x3xui5>, tensor<4x3x4xi16>) -> tensor<5x4x2x4xi64>
 %y = qvit.linear %x, %w : (tensor<2x3xf64>, tensor<4x3xf64>) -> tensor<2x4xf64>
 %y = qvit.linear %x, %w, %b input_zero_point <1> weight_zero_point <[1, 2]> : (tensor<3xi8>, tensor<2x3xi8>, tensor<2xi64>) -> tensor<2xi64>
 %y = qvit.conv2d %x, %w : (tensor<1x1x4x4xf32>, tensor<2x1x3x3xf32>) -> tensor<1x2x2x2xf32>
@@ -237,6 +239,17 @@ CONSTRUCTED: list[tuple[tuple[str, ...], Callable[..., Operation], str]] = [
         ("2x3xf32", "3x4xf32"),
         lambda a, b: products.MatmulOp(a, b),
         "qvit.matmul %1, %2 : (tensor<2x3xf32>, tensor<3x4xf32>) -> tensor<2x4xf32>",
+    ),
+    (
+        ("5x1x2x3xui5", "4x3x4xui8"),
+        lambda q, v: products.ShiftMatmulOp(q, v, 128, i64),
+        "qvit.shift_matmul %1, %2 rhs_zero_point <128>"
+        " : (tensor<5x1x2x3xui5>, tensor<4x3x4xui8>) -> tensor<5x4x2x4xi64>",
+    ),
+    (
+        ("2x3xui5", "3x4xi8"),
+        lambda q, v: products.ShiftMatmulOp(q, v),
+        "qvit.shift_matmul %1, %2 : (tensor<2x3xui5>, tensor<3x4xi8>) -> tensor<2x4xi32>",
     ),
     (
         ("2x3xi8", "4x3xi8", "4xi64"),
@@ -685,6 +698,24 @@ RULES = r"""
     rhs_zero_point: dimension 1 of tensor<3x4xi8> has 4 elements, the vector has 3
 %c = qvit.matmul %a, %b rhs_zero_point <[0, 300]> : (tensor<2x3xi8>, tensor<3x2xi8>) -> tensor<2x2xi32>
     rhs_zero_point: zero point 300 is outside i8 (-128..127)
+
+# shift_matmul
+%c = qvit.shift_matmul %q, %v : (tensor<2x3xi8>, tensor<3x4xi8>) -> tensor<2x4xi32>
+    lhs: expected elements of type ui5, found i8
+%c = qvit.shift_matmul %q, %v : (tensor<2x3xui5>, tensor<3x4xf32>) -> tensor<2x4xi32>
+    rhs: expected a tensor of integers, found tensor<3x4xf32>
+%c = qvit.shift_matmul %q, %v : (tensor<2x3xui5>, tensor<3x4xi8>) -> tensor<2x4xi16>
+    result: integers accumulate in i32 or i64, found i16
+%c = qvit.shift_matmul %q, %v : (tensor<2x3xui5>, tensor<3x4xi8>) -> tensor<2x4xf32>
+    result: integers accumulate in i32 or i64, found f32
+%c = qvit.shift_matmul %q, %v : (tensor<2x3xui5>, tensor<4x3xi8>) -> tensor<2x3xi32>
+    lhs, rhs: contracted dimensions differ: 3 in (2, 3), 4 in (4, 3)
+%c = qvit.shift_matmul %q, %v : (tensor<2x3xui5>, tensor<3x4xi8>) -> tensor<4x2xi32>
+    result: expected shape (2, 4), found (4, 2)
+%c = qvit.shift_matmul %q, %v rhs_zero_point <128> : (tensor<2x3xui5>, tensor<3x4xi8>) -> tensor<2x4xi32>
+    rhs_zero_point: zero point 128 is outside i8 (-128..127)
+%c = qvit.shift_matmul %q, %v rhs_zero_point <[1, 2, 3]> : (tensor<2x3xui5>, tensor<3x4xi8>) -> tensor<2x4xi32>
+    rhs_zero_point: dimension 1 of tensor<3x4xi8> has 4 elements, the vector has 3
 
 # linear
 %y = qvit.linear %x, %w : (tensor<2x3xi8>, tensor<3xi8>) -> tensor<2xi32>

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from qvit.dialects.semantics.integers import IntType
-from qvit.dialects.semantics.products import conv2d, conv_transpose2d, linear, matmul
+from qvit.dialects.semantics.products import conv2d, conv_transpose2d, linear, matmul, shift_matmul
 
 I8, UI8, I16, I32, UI32, I64 = (
     IntType(8),
@@ -168,6 +168,39 @@ def test_matmul_float() -> None:
         found = matmul(a.astype(dtype), b.astype(dtype))
         assert found.dtype == dtype
         assert found.tolist() == expected.tolist()
+
+
+# --- shift_matmul ---
+
+
+def check_shift_matmul(q: NDArray[Any], b: NDArray[Any], zb: int | list[int], target: IntType) -> None:
+    expected = oracle.shift_matmul(q.tolist(), b.tolist(), zb, limits(target))
+    found = shift_matmul(q, b, np.array(zb), target)
+    assert found.dtype == target.dtype
+    assert found.tolist() == expected
+
+
+def test_shift_matmul_all_pairs_of_codes_and_bytes() -> None:
+    check_shift_matmul(np.arange(32, dtype=np.uint8)[:, None], np.arange(-128, 128, dtype=np.int8)[None, :], 5, I32)
+
+
+@pytest.mark.parametrize(("source", "target"), [(I8, I32), (UI8, I64), (I16, I64), (I32, I64)])
+@pytest.mark.parametrize(("left", "right"), [((2, 3), (3, 4)), ((2, 1, 3, 7), (3, 7, 2)), ((3, 4), (2, 4, 2))])
+def test_shift_matmul(source: IntType, target: IntType, left: tuple[int, ...], right: tuple[int, ...]) -> None:
+    columns = right[-1]
+    for seed in range(20):
+        q, b = random_codes(seed, IntType(5, False), left), random_codes(seed + 100, source, right)
+        check_shift_matmul(q, b, 0, target)
+        check_shift_matmul(q, b, random_codes(seed, source, [columns]).tolist(), target)
+
+
+def test_shift_matmul_at_the_accumulators_edge() -> None:
+    # 511 terms of -2^22 are the most that fit i32 whatever the signs; 512 reach -2^31 itself, 513 do not fit
+    q, b = np.zeros((1, 513), np.uint8), np.full((513, 1), -128, np.int8)
+    assert shift_matmul(q[:, :512], b[:512], np.array(0), I32).tolist() == [[-(2**31)]]
+    with pytest.raises(OverflowError, match="does not fit i32"):
+        shift_matmul(q, b, np.array(0), I32)
+    check_shift_matmul(q, b, 0, I64)
 
 
 # --- linear ---

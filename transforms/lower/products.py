@@ -1,4 +1,4 @@
-"""matmul, linear and conv2d on integers.
+"""matmul, shift_matmul, linear and conv2d on integers.
 
 They compute in the accumulator's type modulo 2^bits: where the exact sum fits, as the dialect demands, the result is
 exact, whatever happened on the way.
@@ -10,7 +10,7 @@ from xdsl.ir import Attribute, Block, Region, SSAValue
 from xdsl.ir.affine import AffineDimExpr
 
 from qvit.dialects.attributes import ZeroPointAttr
-from qvit.dialects.ops.products import Conv2dOp, LinearOp, MatmulOp
+from qvit.dialects.ops.products import Conv2dOp, LinearOp, MatmulOp, ShiftMatmulOp
 from qvit.dialects.semantics.integers import IntType
 from qvit.dialects.types import element_of, int_type, shape_of
 from qvit.transforms.lower.bounded import numbers_of
@@ -60,16 +60,30 @@ def _start(s: Stage, result: SSAValue, bias: SSAValue | None, channels: int) -> 
     return s.filled(shape_of(result), 0, element_of(result))
 
 
-def matmul(s: Stage, op: MatmulOp, a: SSAValue, b: SSAValue) -> SSAValue:
-    _require_integers(op.result)
+def _matrices(s: Stage, op: MatmulOp | ShiftMatmulOp, a: SSAValue, b: SSAValue) -> tuple[Kernel, SSAValue, SSAValue]:
+    """The kernel of a product of matrices, and its two elements."""
     rank = len(shape_of(op.result))
     batch, m, n, depth = shape_of(op.result)[:-2], rank - 2, rank - 1, rank
     k = Kernel(s, element_of(op.result), rank, reduced=1, axis=n)
     left = k.read(a, (*broadcast_dims(shape_of(op.lhs)[:-2], batch), *dims(m, depth)))
-    right = k.read(b, (*broadcast_dims(shape_of(op.rhs)[:-2], batch), *dims(depth, n)))
+    return k, left, k.read(b, (*broadcast_dims(shape_of(op.rhs)[:-2], batch), *dims(depth, n)))
+
+
+def matmul(s: Stage, op: MatmulOp, a: SSAValue, b: SSAValue) -> SSAValue:
+    _require_integers(op.result)
+    k, left, right = _matrices(s, op, a, b)
     left = _centred(k, left, integer_element(op.lhs), op.lhs_zero_point)
     right = _centred(k, right, integer_element(op.rhs), op.rhs_zero_point)
-    return k.finish(_accumulate(k, left, right), _start(s, op.result, None, n))
+    return k.finish(_accumulate(k, left, right), _start(s, op.result, None, 0))
+
+
+def shift_matmul(s: Stage, op: ShiftMatmulOp, q: SSAValue, b: SSAValue) -> SSAValue:
+    """2^15 >> q is multiplied by: as a power of two, which a compiler that knows better may make a shift again."""
+    k, left, right = _matrices(s, op, q, b)
+    shift = _centred(k, left, integer_element(op.lhs), None)
+    power = k.emit(arith.ShRSIOp(k.constant(1 << 15, k.accumulator.type), shift))
+    right = _centred(k, right, integer_element(op.rhs), op.rhs_zero_point)
+    return k.finish(_accumulate(k, power, right), _start(s, op.result, None, 0))
 
 
 def linear(s: Stage, op: LinearOp, x: SSAValue, weight: SSAValue, bias: SSAValue | None = None) -> SSAValue:

@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from qvit.dialects.approximations.base import SoftmaxApproximation
 from qvit.dialects.attributes import ZeroPointAttr
-from qvit.dialects.ops.products import Conv2dOp, LinearOp, MatmulOp
+from qvit.dialects.ops.approximated import IntSoftmaxOp
+from qvit.dialects.ops.products import Conv2dOp, LinearOp, MatmulOp, ShiftMatmulOp
 from qvit.dialects.semantics.quantization import along
 from qvit.dialects.types import integer_of, shape_of
 from qvit.transforms.ranges.interval import Analysis, Range, total, wider
@@ -16,20 +20,21 @@ def less(codes: Range, zero_point: ZeroPointAttr | None, a: Analysis, axis: int 
 
 def _accumulate(
     a: Analysis,
-    op: MatmulOp | LinearOp | Conv2dOp,
+    op: MatmulOp | ShiftMatmulOp | LinearOp | Conv2dOp,
     codes: Range,
     weight: Range,
     shape: Sequence[int],
     axes: tuple[int, ...],
     skips: bool = False,
     bias: Range | None = None,
+    proven: Range | None = None,
 ) -> Range:
     """The sums of codes * weight, which broadcast to `shape`, along `axes`, plus the bias: one interval an output.
 
     The bounds of a sum are reached where the weights are constants and the codes are free: each code at the end that the
     sign of its weight asks for. Any sum of some of the products alone is a sum where the other codes are 0, so no partial
     sum in any order leaves the bounds that hold if every code may also be 0; and the bias may come first or last. `skips`
-    says that padding does leave out products.
+    says that padding does leave out products. `proven` holds all sums of some of the products for reasons of its own.
     """
     type = integer_of(op.result)
     assert type is not None
@@ -40,6 +45,8 @@ def _accumulate(
     partial = sums(codes.with_zero())
     straddles = codes.lo.max() <= 0 <= codes.hi.min()
     result = partial if straddles or skips else sums(codes)
+    if proven is not None:
+        partial, result = partial.common(proven), result.common(proven)
     if bias is not None:
         partial, result = partial.plus(bias.with_zero()), result.plus(bias)
     a.measure(op, "accumulator", partial, type, wider(type))
@@ -48,12 +55,32 @@ def _accumulate(
 
 def matmul(a: Analysis, op: MatmulOp) -> Range:
     """Summed up over rows and batches: one interval for each column."""
+    return _matrices(a, op, less(a.of(op.lhs), op.lhs_zero_point, a))
+
+
+def _matrices(a: Analysis, op: MatmulOp | ShiftMatmulOp, lhs: Range, rows_at_most: int | None = None) -> Range:
+    """rows_at_most: what no sum of numbers of a row of lhs, which are not negative, exceeds."""
     depth, columns = shape_of(op.rhs)[-2:]
     ranks = len(shape_of(op.lhs)), len(shape_of(op.rhs))
-    lhs = less(a.of(op.lhs), op.lhs_zero_point, a).only_along([ranks[0] - 1], ranks[0])
+    lhs = lhs.only_along([ranks[0] - 1], ranks[0])
     rhs = less(a.contents(op.rhs), op.rhs_zero_point, a).only_along([ranks[1] - 2, ranks[1] - 1], ranks[1])
+    rhs = rhs.each(lambda end: end.reshape(end.shape[-2:]))
+    proven = None
+    if rows_at_most is not None:
+        one = rhs.with_zero().only_along([1], 2)
+        proven = one.times(Range.exactly(np.array(rows_at_most))).each(lambda end: end.reshape(-1))
     rows = lhs.each(lambda end: end.reshape(-1, 1))
-    return _accumulate(a, op, rows, rhs.each(lambda end: end.reshape(end.shape[-2:])), (depth, columns), (0,))
+    return _accumulate(a, op, rows, rhs, (depth, columns), (0,), proven=proven)
+
+
+def shift_matmul(a: Analysis, op: ShiftMatmulOp) -> Range:
+    """As of the powers of two; those of a row of a logarithmic softmax sum to at most 3/2."""
+    softmax = op.lhs.owner
+    approximation = softmax.approximation.data if isinstance(softmax, IntSoftmaxOp) else None
+    logarithmic = isinstance(approximation, SoftmaxApproximation) and approximation.logarithmic
+    codes = a.of(op.lhs)
+    powers = Range.of((1 << 15) >> codes.hi, (1 << 15) >> codes.lo)
+    return _matrices(a, op, powers, 3 << 14 if logarithmic else None)
 
 
 def linear(a: Analysis, op: LinearOp) -> Range:

@@ -8,7 +8,7 @@ from xdsl.ir import Operation
 from qvit.dialects.ops.approximated import IntFunctionOp, IntLayerNormOp, IntSoftmaxOp
 from qvit.dialects.ops.elementwise import AddOp, ClipOp, CompareOp, MulOp, SelectOp, SubOp
 from qvit.dialects.ops.nonlinear import ReduceSumOp
-from qvit.dialects.ops.products import Conv2dOp, LinearOp, MatmulOp
+from qvit.dialects.ops.products import Conv2dOp, LinearOp, MatmulOp, ShiftMatmulOp
 from qvit.dialects.ops.quantization import AddRequantOp, QuantizeOp, RequantizeOp, ThresholdOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
 from qvit.dialects.ops.weights import ConstantOp, WeightOp
@@ -25,6 +25,7 @@ TRANSFERS: Mapping[type[Operation], Transfer] = {
     AddRequantOp: quantization.add_requant,
     ThresholdOp: quantization.threshold,
     MatmulOp: products.matmul,
+    ShiftMatmulOp: products.shift_matmul,
     LinearOp: products.linear,
     Conv2dOp: products.conv2d,
     AddOp: values.add,
