@@ -51,7 +51,8 @@ def quantize(
     """Quantize a float module in place, with scales from samples. state, key: see `Calibration`."""
     prepare(module)
     function = find_function(module)
-    calibration = Calibration(function, gram=quantization.needs_gram, seed=seed, state=state, key=key)
+    wanted = {"gram": quantization.needs_gram, "rows": quantization.needs_rows}
+    calibration = Calibration(function, **wanted, seed=seed, state=state, key=key)
     seen = dict(calibrate(module, function, samples, _execute, input_names(function), calibration, progress))
     weights = Weights(module)
     if quantization.smoothing:

@@ -25,10 +25,12 @@ from xdsl.transforms.canonicalize import CanonicalizePass
 from xdsl.transforms.common_subexpression_elimination import CommonSubexpressionElimination
 from xdsl.utils.exceptions import DiagnosticException
 
+from qvit.dialects.semantics.integers import Rounding
+from qvit.dialects.semantics.pot import Exponent
 from qvit.transforms.delay_dequant import DelayDequantPass
 from qvit.transforms.integerize import IntegerizePass, IntegerReport
 from qvit.transforms.lower_requant import LowerRequantPass
-from qvit.transforms.ptq.observers import Observer, Quantizer
+from qvit.transforms.ptq.observers import ADAPTIVE, Observer, Quantizer
 from qvit.transforms.ptq.scheme import Quantization, all_roles
 from qvit.transforms.ptq.weights import WeightQuantizer
 from qvit.transforms.range_analysis import RangeAnalysisPass
@@ -123,7 +125,52 @@ I_VIT = _scheme(
     },
 )
 
-SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (BEST, I_VIT)}
+_POWER = Quantizer(8, symmetric=True, power_of_two=ADAPTIVE)
+
+P2_VIT = _scheme(
+    "p2-vit",
+    "P2-ViT: every scale a power of two, so that requantization is a shift; attention of 4 bits, products of shifts.",
+    Quantization(
+        all_roles(
+            _POWER,
+            replace(WIDE, power_of_two=Exponent.CEIL),
+            probabilities=None,  # powers of two themselves, which the product behind shifts by
+            scores=_POWER,
+            function=_POWER,
+        ),
+        WeightQuantizer(8, per_channel=False, power_of_two=ADAPTIVE),
+        smoothing=0.5,
+        smooth_to_powers=True,
+        rounding=Rounding.HALF_UP,
+    ),
+    softmax="lis",
+    function="table",
+    layer_norm="ptf-layernorm",
+    form="pot",
+    rounding="half_up",
+    published={"softmax": "lis-published"},
+)
+
+FQ_VIT = _scheme(
+    "fq-vit",
+    "FQ-ViT: attention of 4 bits, products of shifts; normalisation with powers of two for channels; unsigned activations.",
+    Quantization(
+        all_roles(
+            Quantizer(8),
+            Quantizer(8),
+            probabilities=None,
+            residual=Quantizer(8, channel_factors=True),
+        ),
+        WeightQuantizer(8),
+    ),
+    softmax="lis",
+    function="table",
+    layer_norm="ptf-layernorm",
+    rounding="half_even",
+    published={"softmax": "lis-published", "layer_norm": "ptf-layernorm-published"},
+)
+
+SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (BEST, I_VIT, FQ_VIT, P2_VIT)}
 """All schemes by name."""
 
 

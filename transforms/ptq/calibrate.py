@@ -13,7 +13,7 @@ from qvit.dialects.atomic import replacing
 from qvit.dialects.ops.products import LinearOp
 from qvit.dialects.provenance import describe
 from qvit.dialects.semantics.integers import Array
-from qvit.transforms.ptq.sites import MOVES, find_sites
+from qvit.transforms.ptq.sites import MOVES, channels, find_sites
 from qvit.transforms.ptq.statistics import BadSample, Statistics
 
 Run: TypeAlias = Callable[[ModuleOp, Mapping[str, Array], Callable[[Operation, Array], None]], object]
@@ -43,9 +43,18 @@ class Calibration:
     """
 
     def __init__(
-        self, function: FuncOp, *, gram: bool = False, seed: int = 0, state: Path | None = None, key: str = ""
+        self,
+        function: FuncOp,
+        *,
+        gram: bool = False,
+        rows: bool = False,
+        seed: int = 0,
+        state: Path | None = None,
+        key: str = "",
     ):
         self._values = producers(function)
+        kept = [site for site in find_sites(function) if rows and channels(site)]
+        self._rows = {value for site in kept for value in site.producers}
         self._gram = {value for value in self._values if gram and _gram_wanted(value)}
         self._seed, self._state, self._key = seed, state, key
         self.statistics = {value: Statistics() for value in self._values}
@@ -73,7 +82,7 @@ class Calibration:
     def _update(self, i: int, value: SSAValue, array: Array) -> None:
         rng = np.random.default_rng((self._seed, self.done, i))
         try:
-            self.statistics[value].update(array, rng, value in self._gram)
+            self.statistics[value].update(array, rng, value in self._gram, value in self._rows)
         except BadSample as error:
             name = "the input" if isinstance(value, BlockArgument) else describe(value)
             raise BadSample(f"calibration sample {self.done + 1}: {name}: {error}") from error

@@ -16,18 +16,21 @@ from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.provenance import describe, set_sources, sources
 from qvit.dialects.semantics.integers import Array, IntType, Rounding
 from qvit.dialects.semantics.quantization import quantize
-from qvit.dialects.types import element_of, is_float
+from qvit.dialects.types import element_of, is_float, shape_of
 from qvit.dialects.weights import Weights
 from qvit.transforms.ptq.observers import Choice, Quantizer, choose
 from qvit.transforms.ptq.scheme import Quantization
-from qvit.transforms.ptq.sites import PRECEDENCE, Role, Site, find_sites, role, use_role
+from qvit.transforms.ptq.sites import PRECEDENCE, Role, Site, channels, find_sites, role, use_role
 from qvit.transforms.ptq.statistics import Statistics, joined, of_constant
 from qvit.transforms.ptq.weights import WeightCodes, quantize_weights
 
 
 @dataclass(frozen=True)
 class TensorChoice:
-    """What was chosen for a tensor. low, high: what was seen of it."""
+    """What was chosen for a tensor. low, high: what was seen of it.
+
+    octaves: how far the scale moved to a power of two; factors: the scale of channel c is scale 2^factors[c].
+    """
 
     src: str
     role: Role
@@ -38,6 +41,7 @@ class TensorChoice:
     low: float
     high: float
     octaves: float
+    factors: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,17 +109,27 @@ def _quantize_site(
     others = [use for use in site.uses if use_role(site, use) not in (None, main)]
     narrower = _narrower(site, others, quantizer, quantization)
     choice = choose(seen, quantizer)
+    if quantizer.channel_factors and channels(site) and seen.sample_rows.size:
+        choice = choice.by_channels(seen.sample_rows, quantizer.type)
     choices.tensors.append(_tensor_choice(site, main, quantizer, choice, seen))
-    params = QParamsAttr.of(choice.scale, choice.zero_point)
+    codes, rounding = quantizer.type, quantization.rounding
     for value in site.producers:
-        _behind(value, params, quantizer.type)
+        _behind(value, _params(value, choice), codes, rounding)
     for value in site.constants:
-        _constant(value, params, quantizer.type, weights)
+        _constant(value, _params(value, choice), codes, rounding, weights)
     for other, its_role in narrower:
         use, its = other
         its_choice = choose(seen, its)
         choices.tensors.append(_tensor_choice(site, its_role, its, its_choice, seen))
-        _in_front(use, QParamsAttr.of(its_choice.scale, its_choice.zero_point), its.type)
+        _in_front(use, QParamsAttr.of(its_choice.scale, its_choice.zero_point), its.type, rounding)
+
+
+def _params(value: SSAValue, choice: Choice) -> QParamsAttr:
+    """Of one scale, or one for each channel along the last axis."""
+    if choice.factors is None:
+        return QParamsAttr.of(choice.scale, choice.zero_point)
+    scales = np.ldexp(np.float32(choice.scale), choice.factors)
+    return QParamsAttr.of(scales.astype(np.float32), choice.zero_point, len(shape_of(value)) - 1)
 
 
 def _narrower(
@@ -135,11 +149,12 @@ def _narrower(
 def _tensor_choice(site: Site, role: Role, quantizer: Quantizer, choice: Choice, seen: Statistics) -> TensorChoice:
     codes = quantizer.type
     numbers = (choice.scale, choice.zero_point, seen.low, seen.high, choice.octaves)
-    return TensorChoice(site.name, role, codes.bits, codes.signed, *numbers)
+    factors = () if choice.factors is None else tuple(choice.factors.tolist())
+    return TensorChoice(site.name, role, codes.bits, codes.signed, *numbers, factors)
 
 
-def _pair(value: SSAValue, params: QParamsAttr, codes: IntType) -> tuple[QuantizeOp, DequantizeOp]:
-    q = QuantizeOp(value, params, element(codes))
+def _pair(value: SSAValue, params: QParamsAttr, codes: IntType, rounding: Rounding) -> tuple[QuantizeOp, DequantizeOp]:
+    q = QuantizeOp(value, params, element(codes), rounding)
     dq = DequantizeOp(q.result, params, element_of(value))
     if isinstance(value.owner, Operation):
         for op in (q, dq):
@@ -147,27 +162,27 @@ def _pair(value: SSAValue, params: QParamsAttr, codes: IntType) -> tuple[Quantiz
     return q, dq
 
 
-def _behind(value: SSAValue, params: QParamsAttr, codes: IntType) -> None:
+def _behind(value: SSAValue, params: QParamsAttr, codes: IntType, rounding: Rounding) -> None:
     """value => dq(q(value)) for all its users."""
-    q, dq = _pair(value, params, codes)
+    q, dq = _pair(value, params, codes, rounding)
     point = InsertPoint.at_start(value.owner) if isinstance(value, BlockArgument) else InsertPoint.after(value.owner)
     value.replace_uses_with_if(dq.result, lambda use: use.operation is not q)
     Rewriter.insert_op([q, dq], point)
 
 
-def _in_front(use: Use, params: QParamsAttr, codes: IntType) -> None:
+def _in_front(use: Use, params: QParamsAttr, codes: IntType, rounding: Rounding) -> None:
     """op(x) => op(dq(q(x)))."""
-    q, dq = _pair(use.operation.operands[use.index], params, codes)
+    q, dq = _pair(use.operation.operands[use.index], params, codes, rounding)
     Rewriter.insert_op([q, dq], InsertPoint.before(use.operation))
     use.operation.operands[use.index] = dq.result
 
 
-def _constant(value: SSAValue, params: QParamsAttr, codes: IntType, weights: Weights) -> None:
+def _constant(value: SSAValue, params: QParamsAttr, codes: IntType, rounding: Rounding, weights: Weights) -> None:
     """A constant's codes, dequantized."""
     array = weights.array(value)
     assert array is not None
     scale, zero = weights.scale(params.scale), weights.zero_point(params.zero_point)
-    made = quantize(array.astype(np.float64), scale, zero, Rounding.HALF_EVEN, codes)
+    made = quantize(array.astype(np.float64), scale, zero, rounding, codes)
     _replace_constant(value, made, params, codes)
 
 

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from qvit.dialects.semantics.integers import Rounding
 from qvit.transforms.ptq.observers import Observer, Quantizer
 from qvit.transforms.ptq.sites import Role
 from qvit.transforms.ptq.weights import Fit, WeightQuantizer
@@ -31,7 +32,7 @@ class Quantization:
 
     roles: a quantizer for each role; a role without one stays as it is. smoothing: the exponent alpha by which ranges move
     from the outputs of layer normalisations into the weights behind them, 0 for none; smooth_to_powers: by powers of two.
-    centre_keys: subtract from keys what is common to all tokens, which softmax does not see.
+    centre_keys: subtract from keys what is common to all tokens, which softmax does not see. rounding: of what makes codes.
     """
 
     roles: Mapping[Role, Quantizer]
@@ -39,6 +40,7 @@ class Quantization:
     smoothing: float = 0.0
     smooth_to_powers: bool = False
     centre_keys: bool = False
+    rounding: Rounding = Rounding.HALF_EVEN
     overrides: tuple[Override, ...] = ()
 
     def quantizer(self, role: Role, names: Sequence[str]) -> Quantizer | None:
@@ -62,6 +64,12 @@ class Quantization:
         return self.weights.needs_gram or any(
             override.weights and replace(self.weights, **override.settings).needs_gram for override in self.overrides
         )
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether samples that know their channels are asked for."""
+        settings = [override.settings for override in self.overrides if not override.weights]
+        return any(q.channel_factors for q in self.roles.values()) or any(s.get("channel_factors") for s in settings)
 
 
 def all_roles(operand: Quantizer, wide: Quantizer, **others: Quantizer | None) -> dict[Role, Quantizer]:

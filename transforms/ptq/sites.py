@@ -127,6 +127,36 @@ def _values(function: FuncOp) -> Iterator[SSAValue]:
             yield from op.results
 
 
+def channels(site: Site) -> int | None:
+    """How many lie along the last axis of all of a site's tensors, where each may have a scale of its own; None if none may.
+
+    Its moves keep that axis, and it is used by additions and normalisations alone.
+    """
+    counts = {shape_of(value)[-1:] for value in site.values}
+    moves = [value.owner for value in site.values if isinstance(value.owner, MOVES)]
+    if counts == {()} or len(counts) != 1 or not all(map(_keeps_last, moves)):
+        return None
+    takers = [use.operation for use in site.uses]
+    if not all(isinstance(op, AddOp | QuantizeOp) or (isinstance(op, LayerNormOp) and _over_last(op)) for op in takers):
+        return None
+    return counts.pop()[0]
+
+
+def _over_last(op: LayerNormOp) -> bool:
+    return op.axis.value.data == len(shape_of(op.input)) - 1
+
+
+def _keeps_last(op: Operation) -> bool:
+    """Of a move whose operands and result have as many elements along their last axes: whether these are the same ones."""
+    match op:
+        case TransposeOp():
+            return op.order[-1] == len(op.order) - 1
+        case GatherOp():
+            return op.axis.value.data != len(shape_of(op.result)) - 1
+        case _:
+            return True
+
+
 def needs_codes(site: Site) -> bool:
     """Not where the codes are there already, where nobody takes them, or where they would only be parameters."""
     if any(isinstance(p.owner, DequantizeOp) for p in site.producers):

@@ -15,9 +15,10 @@ from qvit.dialects.ops.shape import ReshapeOp, TransposeOp
 from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.provenance import describe, set_sources, sources
 from qvit.dialects.semantics.integers import Array
+from qvit.dialects.semantics.pot import Exponent
 from qvit.dialects.types import element_dtype, element_of, shape_of
 from qvit.dialects.weights import Weights
-from qvit.transforms.ptq.observers import ROUNDINGS
+from qvit.transforms.ptq.observers import powers as to_powers
 from qvit.transforms.ptq.sites import is_constant, is_scaling
 from qvit.transforms.ptq.statistics import Statistics
 
@@ -93,7 +94,7 @@ def _factors(largest: Array, column: Array, alpha: float, powers: bool) -> Array
     factor[alive] = largest[alive] ** alpha / column[alive] ** (1 - alpha)
     if alive.any():
         factor[alive] /= np.exp(np.log(factor[alive]).mean())
-    return np.array([2.0 ** ROUNDINGS["nearest"](float(f)) for f in factor]) if powers else factor
+    return to_powers(factor, Exponent.NEAREST) if powers else factor
 
 
 def _keys_of(softmax: SoftmaxOp) -> LinearOp | None:

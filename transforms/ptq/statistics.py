@@ -12,6 +12,8 @@ MOMENTUM = 0.95
 SAMPLE_OF_BATCH = 8192
 SAMPLE = 1 << 17
 """Values kept: of one batch, and in all."""
+ROWS = 512
+"""Rows kept, where they are asked for."""
 
 
 class BadSample(ValueError):
@@ -35,7 +37,10 @@ class Statistics:
     gram: Array = field(default_factory=lambda: np.zeros((0, 0)))
     """sum over rows of x x^T, [C, C] float64, where it is asked for: the layer's output error is a quadratic form of it."""
 
-    def update(self, x: Array, rng: np.random.Generator, with_gram: bool = False) -> None:
+    sample_rows: Array = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    """Some rows [.., C], where they are asked for: values that still know their channel."""
+
+    def update(self, x: Array, rng: np.random.Generator, with_gram: bool = False, with_rows: bool = False) -> None:
         """Take in a batch; BadSample if it holds NaN or infinity."""
         if not np.isfinite(x).all():
             raise BadSample(f"{int((~np.isfinite(x)).sum())} of its {x.size} values are NaN or infinite")
@@ -59,6 +64,9 @@ class Statistics:
         self.sample = np.concatenate([self.sample, picked])
         if self.sample.size > SAMPLE:
             self.sample = rng.choice(self.sample, SAMPLE, replace=False)
+        if with_rows:
+            kept = [rows.astype(np.float32), *([self.sample_rows] if self.sample_rows.size else [])]
+            self.sample_rows = _some_rows(np.concatenate(kept), rng)
         if with_gram:
             wide = rows.astype(np.float64)
             self.gram = (self.gram if self.gram.size else 0) + wide.T @ wide
@@ -86,6 +94,7 @@ class Statistics:
             self.rows,
             np.zeros(0, np.float32),
             gram,
+            (self.sample_rows * factor + offset).astype(np.float32) if self.sample_rows.size else self.sample_rows,
         )
 
     def to_arrays(self, prefix: str) -> dict[str, Array]:
@@ -101,6 +110,10 @@ class Statistics:
         return Statistics(**{f.name: value(f.name) for f in fields(Statistics)})
 
 
+def _some_rows(rows: Array, rng: np.random.Generator) -> Array:
+    return rows if len(rows) <= ROWS else rng.choice(rows, ROWS, replace=False)
+
+
 def joined(parts: list[Statistics]) -> Statistics:
     """Of tensors that share one scale; what belongs to channels is kept only where there is one part."""
     if len(parts) == 1:
@@ -112,11 +125,18 @@ def joined(parts: list[Statistics]) -> Statistics:
         min(p.average_low for p in parts),
         max(p.average_high for p in parts),
         sample=np.concatenate([p.sample for p in parts]),
+        sample_rows=_joined_rows([p.sample_rows for p in parts]),
     )
+
+
+def _joined_rows(parts: list[Array]) -> Array:
+    """None where a part has none, or another number of channels."""
+    alike = all(p.size for p in parts) and len({p.shape[1] for p in parts}) == 1
+    return np.concatenate(parts) if alike else np.zeros((0, 0), np.float32)
 
 
 def of_constant(array: Array) -> Statistics:
     """A constant's own statistics."""
     statistics = Statistics()
-    statistics.update(array, np.random.default_rng(0))
+    statistics.update(array, np.random.default_rng(0), with_rows=True)
     return statistics

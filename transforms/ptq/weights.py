@@ -6,7 +6,8 @@ from enum import StrEnum
 import numpy as np
 
 from qvit.dialects.semantics.integers import Array, IntType
-from qvit.transforms.ptq.observers import ROUNDINGS
+from qvit.dialects.semantics.pot import Exponent
+from qvit.transforms.ptq.observers import ADAPTIVE, powers, require_power
 
 
 class Fit(StrEnum):
@@ -37,9 +38,7 @@ class WeightQuantizer:
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
             raise ValueError(f"weights have 2 to 8 bits, found {self.bits}")
-        if self.power_of_two not in ("", *ROUNDINGS, "adaptive"):
-            known = ", ".join((*ROUNDINGS, "adaptive"))
-            raise ValueError(f"power_of_two must be one of {known}, found {self.power_of_two!r}")
+        require_power(self.power_of_two)
 
     @property
     def type(self) -> IntType:
@@ -48,7 +47,7 @@ class WeightQuantizer:
     @property
     def needs_gram(self) -> bool:
         """Whether the samples' second moments are asked for."""
-        return self.gptq or self.fit is Fit.OUTPUT or self.power_of_two == "adaptive"
+        return self.gptq or self.fit is Fit.OUTPUT or self.power_of_two == ADAPTIVE
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def quantize_weights(weights: Array, quantizer: WeightQuantizer, gram: Array | N
     if quantizer.power_of_two:
         scale = _powers(rows, ideal, quantizer, moments)
         if moments is not None:
-            nearest = _rounded(ideal, "nearest")
+            nearest = powers(ideal, Exponent.NEAREST)
             nearest_error, error = (float(_errors(rows, s, quantizer, moments).sum()) for s in (nearest, scale))
     codes = _gptq(rows, scale, quantizer, moments) if quantizer.gptq and moments is not None else None
     if codes is None:
@@ -121,15 +120,11 @@ def _best(rows: Array, scales: list[Array], quantizer: WeightQuantizer, moments:
     return np.stack(scales)[errors.argmin(0), np.arange(len(rows))]
 
 
-def _rounded(scale: Array, rounding: str) -> Array:
-    return np.array([2.0 ** ROUNDINGS[rounding](float(s)) for s in scale])
-
-
 def _powers(rows: Array, ideal: Array, quantizer: WeightQuantizer, moments: Array | None) -> Array:
     """Powers of two; "adaptive" tries the four around a scale and keeps the one with the least error (P2-ViT, 3.2)."""
-    if quantizer.power_of_two != "adaptive":
-        return _rounded(ideal, quantizer.power_of_two)
-    below = _rounded(ideal, "floor")
+    if quantizer.power_of_two != ADAPTIVE:
+        return powers(ideal, Exponent(quantizer.power_of_two))
+    below = powers(ideal, Exponent.FLOOR)
     return _best(rows, [below * 2.0**i for i in (0, 1, -1, 2)], quantizer, moments)
 
 
