@@ -24,25 +24,25 @@ from pathlib import Path
 
 import models
 import numpy as np
-from evaluation import TASKS, Score, Task
+import onnx.utils
+from evaluation import SALIENCY, TASKS, TOKENS, Score, Task
 from peers import PEERS, Predict, predict_batches, predictor, quantized
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp
+from xdsl.utils.exceptions import DiagnosticException
 
-from qvit.backends.interpreter import find_function, run
+from qvit.backends.interpreter import find_function, input_names, run
 from qvit.dialects.types import shape_of
+from qvit.frontends.onnx import import_onnx, load_onnx
+from qvit.tools.compiler import compile_model
 from qvit.tools.progress import progress
+from qvit.transforms.pipelines import SCHEMES
 
-OURS = {
-    "best": "8/8",
-    "i-vit": "8/8",
-    "i-bert": "8/8",
-    "iptq-vit": "8/8",
-    "fq-vit": "8/8/4",
-    "p2-vit": "8/8",
-    "p2-vit-mixed": "4/8/4",
-}
-"""Our schemes and their bits: weights/activations, /attention where it differs."""
+BITS = {"fq-vit": "8/8/4", "p2-vit": "8/8/4", "p2-vit-mixed": "4/8/4"}
+"""Weights/activations, /attention where it differs; 8/8 for the others."""
+PUBLISHED = "-published"
+OURS = [*SCHEMES, *(name + PUBLISHED for name, scheme in SCHEMES.items() if scheme.published)]
+"""Our schemes, also with functions as the papers print them, whether their conditions hold or not."""
 
 STAGES = ("quantize_inputs", "main", "dequantize_outputs")
 COSINE, RATIO = "token cosine mean", "token error / ort"
@@ -70,7 +70,33 @@ def integer_module(
     outputs: tensors to end at instead of the model's own outputs. The module has @quantize_inputs, @main and
     @dequantize_outputs. Unavailable if the scheme cannot be had for this model.
     """
-    raise models.Unavailable(f"scheme {scheme}: there is no function yet that turns {model.name} into integers")
+    module, _ = import_onnx(load_onnx(model), outputs, {"batch": batch})
+    (name,) = input_names(find_function(module))
+    filled = np.concatenate(
+        [calibration, calibration[: -len(calibration) % batch]]
+    )  # the last batch, from the first images
+    samples = [{name: images} for images in filled.reshape(-1, batch, *calibration.shape[1:])]
+    published = scheme.endswith(PUBLISHED)
+    kind = SCHEMES[scheme.removesuffix(PUBLISHED)]
+    try:
+        return compile_model(module, samples, kind, published=published, unchecked=published).module
+    except DiagnosticException as error:
+        raise models.Unavailable(f"scheme {scheme}: {error}") from error
+
+
+def with_decoder(predict: Predict, model: Path, cache: Path) -> Predict:
+    """The saliency too: what follows the tokens is convolutions for another purpose, and stays in float."""
+    decoder = cache / "vits-decoder.onnx"
+    if not decoder.exists():
+        with models.replacing(decoder) as temporary:
+            onnx.utils.extract_model(str(model), str(temporary), [TOKENS], [SALIENCY])
+    saliency = predictor(decoder, [SALIENCY], 1)
+
+    def both(images: np.ndarray) -> dict[str, np.ndarray]:
+        results = predict(images)
+        return results | saliency(results[TOKENS].astype(np.float32))
+
+    return both
 
 
 def predict(module: ModuleOp, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -104,7 +130,10 @@ def prepare(task: Task, scheme: str, cache: Path) -> Predict:
     if scheme in PEERS:
         path = quantized(scheme, task.model, task.calibration, task.calibration_batch, cache)
         return predictor(path, task.outputs, task.batch)
-    return partial(predict, integer_module(task.model, task.calibration, scheme, task.batch, task.outputs))
+    outputs = [name for name in task.outputs if name != SALIENCY]
+    module = integer_module(task.model, task.calibration, scheme, task.batch, outputs)
+    run_all = partial(predict, module)
+    return with_decoder(run_all, task.model, cache) if SALIENCY in task.outputs else run_all
 
 
 def measure(task: Task, scheme: str, cache: Path) -> dict[str, np.ndarray]:
@@ -181,7 +210,7 @@ def main() -> None:
                     failed = True
                     continue
                 scores = task.score(results, reference)
-                bits = PEERS[scheme].bits if scheme in PEERS else OURS[scheme]
+                bits = PEERS[scheme].bits if scheme in PEERS else BITS.get(scheme.removesuffix(PUBLISHED), "8/8")
                 new = [Row(task.name, scheme, bits, **asdict(score)) for score in scores]
                 new += [
                     Row(task.name, scheme, bits, **asdict(score))

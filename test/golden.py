@@ -31,9 +31,6 @@ class Case:
         array = self.arrays[name]
         return array.astype(np.int64) if array.dtype.kind in "iu" else array
 
-    def integers(self, name: str) -> NDArray[np.int64]:
-        return self.arrays[name].astype(np.int64)
-
     def scale(self, name: str = "S") -> Fraction:
         """A scale, exactly."""
         return Fraction(float.fromhex(self.params[name]))

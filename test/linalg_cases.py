@@ -11,11 +11,9 @@ from xdsl.dialects.builtin import ModuleOp, TensorType
 from xdsl.dialects.func import FuncOp
 
 from qvit.backends.interpreter import find_function, run
-from qvit.dialects.attributes import DyadicAttr, RealAttr
-from qvit.dialects.ops.quantization import RequantizeOp
 from qvit.dialects.types import element_dtype, int_type
-from qvit.dialects.weights import Weights
 from qvit.transforms.delay_dequant import delay_dequant
+from qvit.transforms.lower_requant import lower_requant
 
 Array = NDArray[Any]
 MODES = ("half_even", "half_up", "half_away", "floor")
@@ -360,20 +358,5 @@ def integer_block() -> ModuleOp:
     module = ir_text.parse(attention_block())
     report = delay_dequant(module)
     assert report.macs_integer.after == report.macs_total > 0
-    assert make_dyadic(module) == 4
+    assert len(lower_requant(module).lowered) == 4
     return module
-
-
-def make_dyadic(module: ModuleOp) -> int:
-    """Every real factor of a requantize becomes the nearest m / 2^shift; returns how many there were."""
-    weights, count = Weights(module), 0
-    for op in module.walk():
-        if isinstance(op, RequantizeOp) and isinstance(op.form, RealAttr):
-            factors = weights.exact_scale(op.form.scale)
-            shifts = [30 - int(np.ceil(np.log2(float(abs(f))))) for f in factors]
-            multipliers = [round(f * 2**s) for f, s in zip(factors, shifts, strict=True)]
-            vector = op.form.length is not None
-            form = (np.array(multipliers), np.array(shifts)) if vector else (multipliers[0], shifts[0])
-            op.properties["form"] = DyadicAttr.of(*form)
-            count += 1
-    return count

@@ -224,6 +224,9 @@ class QvitOpt(xDSLOptMain):
             having = [i for i, p in enumerate(passes) if name in {f.name for f in dataclasses.fields(p)}]
             if value and not having:
                 raise UsageError(f"--{name.replace('_', '-')} needs a pass that takes it, such as --delay-dequant")
+            if name == "report" and value and len(having) > 1:
+                flags = " ".join(f"--{passes[i].name}=report=FILE" for i in having)
+                raise UsageError(f"--report is one file for one pass; give each its own: {flags}")
             for i in having if value else ():
                 passes[i] = dataclasses.replace(passes[i], **{name: value})
         if self.page:

@@ -33,8 +33,8 @@ input:
 pipeline:
   -p PIPELINE             passes in xDSL's syntax, e.g. -p 'delay-dequant{{accumulator=64}},cse'; mixes with the flags
   --allow-bounded         let passes apply rewrites that are exact only up to a stated bound
-  --report FILE           write what --delay-dequant did, and could not do and why, as JSON; a table goes to stderr.
-                          FILE.html is a page to look at: the module behind all passes, block by block
+  --report FILE           write what --delay-dequant or --lower-requant did, and could not do and why, as JSON; a table
+                          goes to stderr. FILE.html is a page to look at: the module behind all passes, block by block
   --print-between-passes, --time-passes
 
 output:

@@ -17,7 +17,7 @@ from xdsl.pattern_rewriter import GreedyRewritePatternApplier, PatternRewriteWal
 
 from qvit.dialects.approximations import FUNCTION, LAYER_NORM, SOFTMAX
 from qvit.dialects.atomic import write_text
-from qvit.dialects.ops.quantization import QuantizeOp
+from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
 from qvit.dialects.ops.weights import ConstantOp, WeightOp
 from qvit.dialects.provenance import Remark, describe
 from qvit.dialects.types import element_of, is_float
@@ -90,8 +90,8 @@ def _left(module: ModuleOp, rules: list[Rule]) -> list[Remark]:
             continue
         for op in function.walk():
             made = [result for result in op.results if is_float(element_of(result))]
-            if not made or isinstance(op, ConstantOp | WeightOp):
-                continue
+            if not made or isinstance(op, ConstantOp | WeightOp | DequantizeOp):
+                continue  # a dequantize stands in front of what stays, and is no reason of its own
             found.append(_reason(op, rules))
     return found
 

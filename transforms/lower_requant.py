@@ -152,7 +152,7 @@ class _Lowering:
             f" {plan.bound:.3g} before rounding (--allow-bounded takes them)",
         )
         op.properties.update(plan.forms)
-        if not any(isinstance(p, DyadicAttr | PotAttr | ZeroPointAttr) and p.length for p in op.properties.values()):
+        if not any(isinstance(p, Form | ZeroPointAttr) and p.length for p in op.properties.values()):
             op.properties.pop("axis", None)  # vectors of equal numbers became numbers
         form = "dyadic" if any(isinstance(f, DyadicAttr) for f in plan.forms.values()) else "pot"
         exactness = Exactness.BOUNDED if bounded else Exactness.BIT_EXACT
@@ -218,8 +218,9 @@ class _Lowering:
         pots = {"lhs_form": _pot(left), "rhs_form": _pot(right)}
         if all(pots.values()):
             return _Plan({name: pot for name, pot in pots.items() if pot is not None})
-        for factors in (left, right):
-            self._require_dyadic(factors)
+        for factors, pot in zip((left, right), pots.values(), strict=True):
+            if pot is None:
+                self._require_dyadic(factors)
         real = isinstance(op.lhs_form, RealAttr) or isinstance(op.rhs_form, RealAttr)
         if not real and self._shifts(op.lhs_form) == self._shifts(op.rhs_form):
             return _Plan({})
@@ -331,7 +332,8 @@ def _no_pot(factors: Sequence[Fraction]) -> str:
     if factor <= 0:
         return f"{text}: it is not positive{more}"
     exponent = round(octaves(factor))
-    return f"{text}: 2^{exponent} is {octaves(factor) - exponent:+.3g} octaves away{more}"
+    off = octaves(factor) - exponent
+    return f"{text}: it is {abs(off):.3g} octaves {'above' if off > 0 else 'below'} 2^{exponent}{more}"
 
 
 @dataclass(frozen=True)

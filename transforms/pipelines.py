@@ -93,9 +93,10 @@ BEST = _scheme(
         WeightQuantizer(8),
         smoothing=0.5,
         centre_keys=True,
+        rounding=Rounding.HALF_UP,  # an add and a shift
     ),
-    softmax="sm8-late",
-    function="table",
+    softmax="sm8-late+sw-late",
+    function="table+quad+lin",
     layer_norm="ln",
     rounding="half_up",
 )
@@ -123,6 +124,26 @@ I_VIT = _scheme(
         "function": "shiftgelu-published",
         "layer_norm": "i-layernorm-published",
     },
+)
+
+I_BERT = _scheme(
+    "i-bert",
+    "I-BERT: polynomial exponential and GELU, exact integer square root, dyadic requantization; symmetric throughout.",
+    Quantization(
+        all_roles(
+            _SIGNED,
+            WIDE,
+            probabilities=Quantizer(8, scale=2.0**-8),  # i-softmax gives 8 fraction bits
+            scores=_SIGNED,
+            function=_SIGNED,
+        ),
+        WeightQuantizer(8),
+    ),
+    softmax="i-softmax",
+    function="i-gelu",
+    layer_norm="ibert-layernorm",
+    rounding="half_even",
+    published={"function": "i-gelu-published", "layer_norm": "ibert-layernorm-published"},
 )
 
 _POWER = Quantizer(8, symmetric=True, power_of_two=ADAPTIVE)
@@ -170,7 +191,7 @@ FQ_VIT = _scheme(
     published={"softmax": "lis-published", "layer_norm": "ptf-layernorm-published"},
 )
 
-SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (BEST, I_VIT, FQ_VIT, P2_VIT)}
+SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (BEST, I_VIT, I_BERT, FQ_VIT, P2_VIT)}
 """All schemes by name."""
 
 

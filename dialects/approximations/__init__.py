@@ -16,17 +16,22 @@ from qvit.dialects.approximations.ibert_layernorm import IbertLayerNorm, IbertLa
 from qvit.dialects.approximations.ibert_softmax import ISoftmax
 from qvit.dialects.approximations.iptq import BitSoftmax, BitSoftmaxPublished, PolyGelu
 from qvit.dialects.approximations.ita import Ita, ItaGelu
+from qvit.dialects.approximations.lin import Lin
 from qvit.dialects.approximations.lis import Lis, LisPublished
 from qvit.dialects.approximations.ln import Ln
 from qvit.dialects.approximations.ptf import PtfLayerNorm, PtfLayerNormPublished
+from qvit.dialects.approximations.quad import Quad
 from qvit.dialects.approximations.shiftgelu import Shiftgelu, ShiftgeluPublished
 from qvit.dialects.approximations.shiftmax import Shiftmax, ShiftmaxPublished
 from qvit.dialects.approximations.sm8 import Sm8, Sm8Late
+from qvit.dialects.approximations.sw import Sw, SwLate
 from qvit.dialects.approximations.table import Table
 
 SOFTMAX: dict[str, type[SoftmaxApproximation]] = {
     "sm8": Sm8,
     "sm8-late": Sm8Late,
+    "sw": Sw,
+    "sw-late": SwLate,
     "shiftmax": Shiftmax,
     "shiftmax-published": ShiftmaxPublished,
     "i-softmax": ISoftmax,
@@ -40,6 +45,8 @@ SOFTMAX: dict[str, type[SoftmaxApproximation]] = {
 
 FUNCTION: dict[str, type[FunctionApproximation]] = {
     "table": Table,
+    "lin": Lin,
+    "quad": Quad,
     "shiftgelu": Shiftgelu,
     "shiftgelu-published": ShiftgeluPublished,
     "i-gelu": IGelu,

@@ -43,7 +43,8 @@ class Built:
     """An approximation with its constants, and what its first result means: real = (code - zero_point) * scale.
 
     tables: operands, each with its element type. results: the element types of the results. scale: float64, one number or
-    one for each channel (the last axis); it may be negative.
+    one for each channel (the last axis); it may be negative. error: in units of the result, the largest over all codes of
+    the operand, where `build` has tried them all.
     """
 
     approximation: "Approximation"
@@ -51,6 +52,7 @@ class Built:
     results: tuple[IntType, ...]
     scale: Array
     zero_point: int = 0
+    error: float | None = None
 
 
 @dataclass(frozen=True)

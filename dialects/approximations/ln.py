@@ -89,7 +89,9 @@ class Ln(LayerNormApproximation):
 
         guard = next((guard for guard in range(_GUARD_MOST, 0, -1) if fits(guard)), None)
         require(
-            guard is not None, f"gamma / output scale reaches {g:.4g}, too much for 32 bits: use a larger output scale"
+            guard is not None,
+            f"gamma / output scale reaches {g:.4g}, beta / output scale {b:.4g}, too much for 32 bits:"
+            " use a larger output scale",
         )
         assert guard is not None
         epsilon = round(channels**2 * Fraction(spec.epsilon) / spec.input.scale**2)
@@ -114,6 +116,8 @@ class Ln(LayerNormApproximation):
     def apply(self, x: Int64, tables: Sequence[Array], result: IntType) -> Array:
         gain, offset = map(widen, tables)
         channels = x.shape[-1]
+        if channels * magnitude(x) >= 1 << 30:
+            raise OverflowError(f"rows of {channels} with |x| up to {magnitude(x)}: their product must be below 2^30")
         total = x.sum(-1, keepdims=True)
         variance = np.maximum(channels * (x * x).sum(-1, keepdims=True) - total * total + self.epsilon, 1)
         u = self.normalised(channels * x - total, variance)
@@ -146,8 +150,10 @@ class Ln(LayerNormApproximation):
         }
 
     def check(self, codes: Interval, channels: int, tables: Sequence[Array]) -> None:
+        most = channels * max(abs(codes[0]), abs(codes[1]))
+        require(most < 1 << 30, f"channels times |x| reaches {most}, 2^30 or more: use narrower codes")
         found = self.intermediates(codes, channels, tables, IntType(8))
-        words = {"rounded": 32, "u": 32, "C squares": 62, "u gain": 62, "deviation rsqrt": 62}
+        words = {"variance": 63, "u": 32, "u gain": 62, "rounded": 32}
         for name, bits in words.items():
             lo, hi = found[name]
             fits = IntType(bits).lo <= lo and hi <= IntType(bits).hi

@@ -15,7 +15,7 @@ from qvit.dialects.approximations.base import (
     require,
     require_options,
 )
-from qvit.dialects.approximations.functions import FUNCTIONS
+from qvit.dialects.approximations.functions import function_of
 from qvit.dialects.semantics.integers import Array, Int64, IntType, Rounding, fit, round_float, saturate
 
 
@@ -42,7 +42,7 @@ class Table(FunctionApproximation):
         require_options(options)
         codes, output = spec.input.type, spec.output
         require(codes.bits <= 8, f"a table takes codes of at most 8 bits, found {codes}: use lin or quad")
-        y = FUNCTIONS[spec.function](spec.input.real()) / float(output.scale)
+        y = function_of(spec)(spec.input.real()) / float(output.scale)
         values = saturate(round_float(y, Rounding.HALF_UP) + output.zero_point, output.type)
         scale = np.array(float(output.scale))
         return Built(cls.for_codes(codes), ((values, output.type),), (output.type,), scale, output.zero_point)

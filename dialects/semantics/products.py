@@ -1,6 +1,7 @@
 """Matrix products and convolutions, in float and in integers with zero points."""
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 
@@ -61,12 +62,15 @@ def linear(
 
     Integers: sum_k (x - zx)(w - zw) + bias, exact; zw is a scalar or one value an output channel [N].
     """
+    # all rows in one product: np.matmul would take one for each index of the leading dimensions
+    shape = (*x.shape[:-1], len(weight))
+    rows = x.reshape(prod(x.shape[:-1]), x.shape[-1])
     if result is None:
-        y = np.matmul(x, weight.T)
+        y = np.matmul(rows, weight.T).reshape(shape)
         return y if bias is None else y + bias
     zx, zw = zero_points or (_ZERO, _ZERO)
     weight = minus(widen(weight), zw[:, None] if zw.ndim else zw)
-    y = _integer_product(minus(widen(x), zx), weight.T, IntType(64))
+    y = _integer_product(minus(widen(rows), zx), weight.T, IntType(64)).reshape(shape)
     return fit(y if bias is None else plus(y, widen(bias)), result)
 
 

@@ -283,6 +283,14 @@ CASES: list[Case] = [
         lambda x: x.mean(axis=1),
     ),
     (
+        "%y = qvit.reduce_sum %x {axes = array<i64: 0, 2>, keepdims = true} : tensor<2x3x4xi8> -> tensor<1x3x1xi32>",
+        lambda x: x.sum((0, 2), np.int32, keepdims=True),
+    ),
+    (
+        "%y = qvit.reduce_sum %x {axes = array<i64: 1>, keepdims = false} : tensor<2x3x4xi32> -> tensor<2x4xi64>",
+        lambda x: x.sum(1, np.int64),
+    ),
+    (
         '%y = qvit.resize %x {mode = "cubic", coordinates = "asymmetric", scales = array<f64: 1.5, 0.5>, cubic_a = -0.5'
         " : f64}"
         " : tensor<2x4x4xf32> -> tensor<2x6x2xf32>",

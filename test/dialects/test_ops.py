@@ -94,6 +94,7 @@ FORMS = """
 %y = qvit.layer_norm %x, %g axis 1 epsilon 1.000000e-01 : (tensor<2x3x4xf32>, tensor<3x4xf32>) -> tensor<2x3x4xf32>
 %y = qvit.layer_norm %x, %g axis 0 epsilon 0.000000e+00 : (tensor<3xf32>, tensor<3xf32>) -> tensor<3xf32>
 %y = qvit.reduce_mean %x {axes = array<i64: 0, 2>, keepdims = false} : tensor<2x3x4xf32> -> tensor<3xf32>
+%y = qvit.reduce_sum %x {axes = array<i64: 0, 2>, keepdims = true} : tensor<2x3x4xui8> -> tensor<1x3x1xi64>
 %y = qvit.resize %x {mode = "cubic", coordinates = "align_corners", scales = array<f64: 5.000000e-01, 2.000000e+00>, cubic_a = -5.000000e-01 : f64} : tensor<4x4xf32> -> tensor<2x8xf32>
 %y = qvit.slice %x axis 0 start 4 size 3 step -2 : tensor<5xi8> -> tensor<3xi8>
 %y = qvit.reshape %x : tensor<i8> -> tensor<1x1xi8>
@@ -341,6 +342,16 @@ CONSTRUCTED: list[tuple[tuple[str, ...], Callable[..., Operation], str]] = [
         ("2x3x4xf32",),
         lambda x: nonlinear.ReduceMeanOp(x, [1], False),
         "qvit.reduce_mean %1 {axes = array<i64: 1>, keepdims = false} : tensor<2x3x4xf32> -> tensor<2x4xf32>",
+    ),
+    (
+        ("2x3x4xi8",),
+        lambda x: nonlinear.ReduceSumOp(x, [0, 2], True),
+        "qvit.reduce_sum %1 {axes = array<i64: 0, 2>, keepdims = true} : tensor<2x3x4xi8> -> tensor<1x3x1xi32>",
+    ),
+    (
+        ("2x3x4xi16",),
+        lambda x: nonlinear.ReduceSumOp(x, [1], False, i64),
+        "qvit.reduce_sum %1 {axes = array<i64: 1>, keepdims = false} : tensor<2x3x4xi16> -> tensor<2x4xi64>",
     ),
     (
         ("7x4x4xf32",),
@@ -920,6 +931,16 @@ RULES = r"""
     input: expected a tensor of f32 or f64
 %y = qvit.reduce_mean %x {axes = array<i64: 1, 1>, keepdims = true} : tensor<2x3xf32> -> tensor<2x1xf32>
     axes: expected different ones, found [1, 1]
+%y = qvit.reduce_sum %x {axes = array<i64: 1>, keepdims = true} : tensor<2x3xf32> -> tensor<2x1xf32>
+    input: expected a tensor of integers, found tensor<2x3xf32>
+%y = qvit.reduce_sum %x {axes = array<i64: 1>, keepdims = true} : tensor<2x3xi8> -> tensor<2x1xi16>
+    result: integers accumulate in i32 or i64, found i16
+%y = qvit.reduce_sum %x {axes = array<i64: 2>, keepdims = true} : tensor<2x3xi8> -> tensor<2x1xi32>
+    axis: 2 is outside the 2 dimensions of tensor<2x3xi8>
+%y = qvit.reduce_sum %x {axes = array<i64: 1, 1>, keepdims = true} : tensor<2x3xi8> -> tensor<2x1xi32>
+    axes: expected different ones, found [1, 1]
+%y = qvit.reduce_sum %x {axes = array<i64: 1>, keepdims = false} : tensor<2x3xi8> -> tensor<2x1xi32>
+    result: expected shape (2,), found (2, 1)
 %y = qvit.resize %x {mode = "linear", coordinates = "asymmetric", scales = array<f64: 2.0, 2.0>} : tensor<2x2xi8> -> tensor<4x4xi8>
     input: expected a tensor of f32 or f64
 %y = qvit.resize %x {mode = "linear", coordinates = "asymmetric", scales = array<f64: 2.0, 2.0>} : tensor<1x2x2xf32> -> tensor<2x4x4xf32>

@@ -216,6 +216,9 @@ WRONG = {
     "-o": "expected one argument",
     "--report r.json": "--report needs a pass that takes it, such as --delay-dequant",
     "--cse --report r.json": "--report needs a pass that takes it",
+    "--delay-dequant --lower-requant --report r.json": (
+        "--report is one file for one pass; give each its own: --delay-dequant=report=FILE --lower-requant=report=FILE"
+    ),
     "--allow-bounded": "--allow-bounded needs a pass that takes it",
     "--outputs y": "--outputs, --dim and --calibrate are for .onnx input",
     "--dim a=1": "--outputs, --dim and --calibrate are for .onnx input",

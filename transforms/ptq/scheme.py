@@ -32,7 +32,7 @@ class Quantization:
 
     roles: a quantizer for each role; a role without one stays as it is. smoothing: the exponent alpha by which ranges move
     from the outputs of layer normalisations into the weights behind them, 0 for none; smooth_to_powers: by powers of two.
-    centre_keys: subtract from keys what is common to all tokens, which softmax does not see. rounding: of what makes codes.
+    centre_keys: subtract from keys what is common to all tokens, which softmax does not see. rounding: of every quantizer.
     """
 
     roles: Mapping[Role, Quantizer]

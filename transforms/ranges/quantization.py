@@ -184,8 +184,8 @@ def add_requant(a: Analysis, op: AddRequantOp) -> Range:
         def through(one: Array, other: Array) -> Array:
             return quantization.add_requant(one, other, (m_a, m_b), (s_a, s_b), *rest)
 
-    ends = [[_spread(end, axis, shape) for end in (operand.lo, operand.hi)] for operand in (x, y)]
-    return Range.around(*(through(one, other) for one in ends[0] for other in ends[1]))
+    ends = np.broadcast_arrays(*(_spread(end, axis, shape) for end in (x.lo, x.hi, y.lo, y.hi)))
+    return Range.around(*(through(one, other) for one in ends[:2] for other in ends[2:]))
 
 
 def _measure_sum(a: Analysis, op: AddRequantOp, products: Sequence[Range], shifts: Sequence[Array]) -> None:

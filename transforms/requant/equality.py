@@ -80,7 +80,7 @@ def equal_codes(
             equal[i] = all(step.code(f, v, rounding) == step.code(g, v, rounding) for v in (step.first, step.last))
     channels = [channels[i] for i in compared]
     codes = _codes(channels)
-    if len(codes) >= 1 << 8 and len(codes) * len(channels) > CHEAP:
+    if (count := codes.stop - codes.start) >= 1 << 8 and count * len(channels) > CHEAP:
         return equal
     for i, (f, g, step), row in zip(compared, channels, _undecided(channels, codes, rounding), strict=True):
         equal[i] = all(_agree(f, g, step, codes[j], rounding) for j in np.flatnonzero(row).tolist())
@@ -95,11 +95,11 @@ def _codes(channels: Sequence[Channel]) -> range:
     """The codes k of which some channel may make y >= k at some v, and not at others."""
     if not channels:
         return range(0)
-    codes = range(min(s.low for *_, s in channels) + 1, max(s.high for *_, s in channels) + 1)
-    if len(codes) < 1 << 8:
-        return codes
-    ends = [v * factor for f, g, s in channels for v in (s.first, s.last) for factor in (f, g)]
-    return range(max(codes.start, floor(min(ends)) + 1), min(codes.stop, ceil(max(ends)) + 1))
+    low, high = min(s.low for *_, s in channels), max(s.high for *_, s in channels)
+    if high - low >= 1 << 8:
+        ends = [v * factor for f, g, s in channels for v in (s.first, s.last) for factor in (f, g)]
+        low, high = max(low, floor(min(ends))), min(high, ceil(max(ends)))
+    return range(low + 1, high + 1)
 
 
 def _undecided(channels: Sequence[Channel], codes: range, rounding: Rounding) -> Array:

@@ -87,7 +87,7 @@ def test_oracle_on_wide_scores() -> None:
 @pytest.mark.parametrize("name", ["fqvit_log_int_softmax", "p2vit_log_int_softmax"])
 def test_golden(name: str) -> None:
     for case in golden.cases(name):
-        x = case.integers("x")
+        x = case["x"]
         constants = {key: case.params[key] for key in ("x0", "b", "c", "n")}
         built = LisPublished.build(spec(case.scale("S"), x.shape[-1]), n=constants["n"])
         assert built.approximation.parameters == constants
@@ -109,7 +109,7 @@ def test_log_codes() -> None:
 
 def test_golden_logarithms() -> None:
     (case,) = [case for case in golden.cases("fqvit_rounding") if case.params["routine"] == "log_round"]
-    t = case.integers("t")
+    t = case["t"]
     np.testing.assert_array_equal(log_codes(np.ones_like(t), t), np.minimum(case["L_exact"], 16))
 
 
