@@ -15,6 +15,16 @@ PASSES: dict[str, tuple[str, str, str]] = {
         "LowerRequantPass",
         "Give requantize and add_requant integers in the place of real factors, and prove how exact that is.",
     ),
+    "fuse-pot": (
+        "qvit.transforms.fuse_pot",
+        "FusePotPass",
+        "Round every scale to a power of two, so that every requantize becomes a shift; say what that costs.",
+    ),
+    "smooth-pot": (
+        "qvit.transforms.smooth_pot",
+        "SmoothPotPass",
+        "Fold powers of two into gamma and beta of layer normalisations and the weights behind them, so that channels are alike.",
+    ),
     "verify-integer-only": (
         "qvit.transforms.verify_integer_only",
         "VerifyIntegerOnlyPass",

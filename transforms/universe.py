@@ -23,6 +23,18 @@ def _lower_requant() -> type[ModulePass]:
     return LowerRequantPass
 
 
+def _fuse_pot() -> type[ModulePass]:
+    from qvit.transforms.fuse_pot import FusePotPass
+
+    return FusePotPass
+
+
+def _smooth_pot() -> type[ModulePass]:
+    from qvit.transforms.smooth_pot import SmoothPotPass
+
+    return SmoothPotPass
+
+
 def _verify_integer_only() -> type[ModulePass]:
     from qvit.transforms.verify_integer_only import VerifyIntegerOnlyPass
 
@@ -46,6 +58,8 @@ UNIVERSE = Universe(
     all_passes={
         "delay-dequant": _delay_dequant,
         "lower-requant": _lower_requant,
+        "fuse-pot": _fuse_pot,
+        "smooth-pot": _smooth_pot,
         "verify-integer-only": _verify_integer_only,
         "range-analysis": _range_analysis,
         "lower-to-linalg": _lower_to_linalg,
