@@ -14,9 +14,13 @@ from qvit.dialects.weights import Weights
 from qvit.transforms.pipelines import Scheme, run_scheme
 from qvit.transforms.ptq.calibrate import Calibration, calibrate
 from qvit.transforms.ptq.insert import Choices, insert
+from qvit.transforms.ptq.mixed import choose_bits
 from qvit.transforms.ptq.prepare import prepare
 from qvit.transforms.ptq.scheme import Quantization
 from qvit.transforms.ptq.smoothing import centre_keys, smooth
+
+FITNESS_BATCHES = 2
+"""On so many of the calibration batches choices of bits are judged; each is run some two hundred times."""
 
 Samples = Sequence[Mapping[str, Array]]
 """Inputs of the model by name, one batch each."""
@@ -59,7 +63,18 @@ def quantize(
         smooth(function, quantization.smoothing, quantization.smooth_to_powers, seen, weights)
     if quantization.centre_keys:
         centre_keys(function, seen, weights)
-    return insert(module, function, quantization, seen)
+    if quantization.mixed is None:
+        return insert(module, function, quantization, seen)
+    judged = samples[:FITNESS_BATCHES]
+
+    def execute(candidate: ModuleOp) -> list[Array]:
+        runs = [run(candidate, inputs, float_dtype=np.float32) for inputs in judged]
+        return [np.concatenate(parts) for parts in zip(*(r.values() for r in runs), strict=True)]
+
+    chosen, mixed = choose_bits(module, function, quantization, seen, execute, seed)
+    choices = insert(module, function, quantization, seen, chosen)
+    choices.mixed = mixed
+    return choices
 
 
 def compile_model(

@@ -31,7 +31,7 @@ from qvit.transforms.delay_dequant import DelayDequantPass
 from qvit.transforms.integerize import IntegerizePass, IntegerReport
 from qvit.transforms.lower_requant import LowerRequantPass
 from qvit.transforms.ptq.observers import ADAPTIVE, Observer, Quantizer
-from qvit.transforms.ptq.scheme import Quantization, all_roles
+from qvit.transforms.ptq.scheme import Mixed, Quantization, all_roles
 from qvit.transforms.ptq.weights import WeightQuantizer
 from qvit.transforms.range_analysis import RangeAnalysisPass
 from qvit.transforms.verify_integer_only import VerifyIntegerOnlyPass
@@ -172,6 +172,17 @@ P2_VIT = _scheme(
     published={"softmax": "lis-published"},
 )
 
+P2_VIT_MIXED = replace(
+    P2_VIT,
+    name="p2-vit-mixed",
+    summary="P2-ViT with weights of 4 bits a channel, and of 8 bits in the layers that a search on the samples chooses.",
+    quantization=replace(
+        P2_VIT.quantization,
+        weights=WeightQuantizer(4, power_of_two=ADAPTIVE),
+        mixed=Mixed(WeightQuantizer(8, per_channel=False, power_of_two=ADAPTIVE)),
+    ),
+)
+
 FQ_VIT = _scheme(
     "fq-vit",
     "FQ-ViT: attention of 4 bits, products of shifts; normalisation with powers of two for channels; unsigned activations.",
@@ -191,7 +202,7 @@ FQ_VIT = _scheme(
     published={"softmax": "lis-published", "layer_norm": "ptf-layernorm-published"},
 )
 
-SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (BEST, I_VIT, I_BERT, FQ_VIT, P2_VIT)}
+SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (BEST, I_VIT, I_BERT, FQ_VIT, P2_VIT, P2_VIT_MIXED)}
 """All schemes by name."""
 
 

@@ -15,14 +15,15 @@ from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
 from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.provenance import describe, set_sources, sources
 from qvit.dialects.semantics.integers import Array, IntType, Rounding
+from qvit.dialects.semantics.pot import Exponent
 from qvit.dialects.semantics.quantization import quantize
 from qvit.dialects.types import element_of, is_float, shape_of
 from qvit.dialects.weights import Weights
-from qvit.transforms.ptq.observers import Choice, Quantizer, choose
+from qvit.transforms.ptq.observers import Choice, Quantizer, choose, powers
 from qvit.transforms.ptq.scheme import Quantization
-from qvit.transforms.ptq.sites import PRECEDENCE, Role, Site, channels, find_sites, role, use_role
+from qvit.transforms.ptq.sites import PRECEDENCE, Role, Site, channels, find_sites, role, same_rows, use_role
 from qvit.transforms.ptq.statistics import Statistics, joined, of_constant
-from qvit.transforms.ptq.weights import WeightCodes, quantize_weights
+from qvit.transforms.ptq.weights import WeightCodes, WeightQuantizer, quantize_weights
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class TensorChoice:
 class WeightChoice:
     """What was chosen for the weights of a layer. sqnr: of the weights, in dB; octaves: how far scales moved, one each.
 
-    nearest_error, error: of the layer's output, where powers of two were chosen by it.
+    nearest_error, error: of the layer's output, where powers of two were chosen by it; away: how many of the scales are not
+    the nearest powers of two.
     """
 
     src: str
@@ -58,6 +60,36 @@ class WeightChoice:
     octaves: tuple[float, ...]
     nearest_error: float
     error: float
+    away: int = 0
+
+
+@dataclass(frozen=True)
+class LayerBits:
+    """The bits of a layer's weights, and the error of its output with few and with many, relative to its power."""
+
+    src: str
+    macs: int
+    bits: int
+    narrow_error: float
+    wide_error: float
+
+
+@dataclass(frozen=True)
+class MixedChoice:
+    """Which layers got wider weights (`mixed.py`).
+
+    layers: those that could; cost: multiply-accumulates times bits over those of narrow weights everywhere, at most `budget`;
+    coarse, fitness: of the choice before and after the fine search, the smaller the better; history: the best one's after
+    each generation.
+    """
+
+    layers: tuple[LayerBits, ...]
+    budget: float
+    cost: float
+    coarse: float
+    fitness: float
+    history: tuple[float, ...]
+    evaluations: int
 
 
 @dataclass
@@ -66,15 +98,23 @@ class Choices:
 
     tensors: list[TensorChoice] = field(default_factory=list[TensorChoice])
     weights: list[WeightChoice] = field(default_factory=list[WeightChoice])
+    mixed: MixedChoice | None = None
 
 
 StatisticsOf = Callable[[SSAValue], Statistics]
 
 
 def insert(
-    module: ModuleOp, function: FuncOp, quantization: Quantization, statistics: Mapping[SSAValue, Statistics]
+    module: ModuleOp,
+    function: FuncOp,
+    quantization: Quantization,
+    statistics: Mapping[SSAValue, Statistics],
+    chosen: Mapping[Operation, WeightQuantizer] | None = None,
 ) -> Choices:
-    """Quantize every site and every weight of `function`, in place. statistics: of every producer of a site."""
+    """Quantize every site and every weight of `function`, in place. statistics: of every producer of a site.
+
+    chosen: the quantizers of single layers' weights, in the place of those that `quantization` has for them.
+    """
     weights, choices = Weights(module), Choices()
 
     def statistics_of(value: SSAValue) -> Statistics:
@@ -85,7 +125,8 @@ def insert(
         _quantize_site(site, quantization, statistics_of, weights, choices)
     for op in list(function.walk()):
         if isinstance(op, LinearOp | Conv2dOp) and is_float(element_of(op.weight)):
-            _quantize_layer(op, quantization, weights, choices, statistics)
+            quantizer = (chosen or {}).get(op) or quantization.weight_quantizer(sources(op))
+            _quantize_layer(op, quantizer, weights, choices, statistics)
     return choices
 
 
@@ -197,7 +238,7 @@ def _replace_constant(value: SSAValue, codes: Array, params: QParamsAttr, type: 
 
 def _quantize_layer(
     op: LinearOp | Conv2dOp,
-    quantization: Quantization,
+    quantizer: WeightQuantizer,
     weights: Weights,
     choices: Choices,
     statistics: Mapping[SSAValue, Statistics],
@@ -205,35 +246,36 @@ def _quantize_layer(
     array = weights.array(op.weight)
     if array is None:
         return
-    quantizer = quantization.weight_quantizer(sources(op))
-    gram = _gram(op, statistics) if quantizer.needs_gram else None
+    gram = second_moments(op, statistics) if quantizer.needs_gram else None
     made = quantize_weights(array, quantizer, gram)
     choices.weights.append(_weight_choice(op, array, made))
+    op.operands[1] = dequantized_weights(op, made, quantizer.type)
+
+
+def dequantized_weights(op: LinearOp | Conv2dOp, made: WeightCodes, codes: IntType) -> SSAValue:
+    """Codes of the layer's weights, dequantized in front of it."""
     axis = 0 if made.scale.ndim else None
-    constant = ConstantOp(made.codes, element(quantizer.type))
+    constant = ConstantOp(made.codes, element(codes))
     dq = DequantizeOp(constant.result, QParamsAttr.of(made.scale if axis == 0 else float(made.scale), 0, axis))
     if isinstance(op.weight.owner, Operation):
         for new in (constant, dq):
             set_sources(new, sources(op.weight.owner))
     Rewriter.insert_op([constant, dq], InsertPoint.before(op))
-    op.operands[1] = dq.result
+    return dq.result
 
 
-def _gram(op: LinearOp | Conv2dOp, statistics: Mapping[SSAValue, Statistics]) -> Array | None:
-    """The second moments of a linear layer's input, looked for behind what only moves it."""
-    value = op.input
-    while (owner := value.owner) and isinstance(owner, Operation) and value not in statistics and owner.operands:
-        value = owner.operands[0]
-    found = statistics.get(value)
+def second_moments(op: LinearOp | Conv2dOp, statistics: Mapping[SSAValue, Statistics]) -> Array | None:
+    """The second moments [K, K] of a linear layer's input, where they were gathered."""
+    found = statistics.get(same_rows(op.input)) if isinstance(op, LinearOp) else None
     return found.gram if found is not None and found.gram.size else None
 
 
 def _weight_choice(op: LinearOp | Conv2dOp, array: Array, made: WeightCodes) -> WeightChoice:
-    scale = np.broadcast_to(made.scale.astype(np.float64), len(array)).reshape(-1, *[1] * (array.ndim - 1))
-    noise = float(((array - made.codes * scale) ** 2).sum())
+    noise = float(((array - made.real()) ** 2).sum())
     power = float((array.astype(np.float64) ** 2).sum())
     sqnr = 10 * np.log10(power / noise) if noise and power else np.inf
     octaves = np.log2(np.atleast_1d(made.scale / made.ideal))
     moved = tuple(float(v) for v in octaves) if np.any(octaves) else ()
     bits = int(np.abs(made.codes).max(initial=1)).bit_length() + 1
-    return WeightChoice(describe(op), bits, made.scale.size, float(sqnr), moved, made.nearest_error, made.error)
+    away = int((made.scale != powers(made.ideal, Exponent.NEAREST)).sum()) if moved else 0
+    return WeightChoice(describe(op), bits, made.scale.size, float(sqnr), moved, made.nearest_error, made.error, away)

@@ -157,6 +157,15 @@ def _keeps_last(op: Operation) -> bool:
             return True
 
 
+def same_rows(value: SSAValue) -> SSAValue:
+    """The first of the tensors that have the same rows along the last axis, in another order at most."""
+    while isinstance(move := value.owner, ReshapeOp | TransposeOp):
+        if shape_of(move.input)[-1:] != shape_of(value)[-1:] or not _keeps_last(move):
+            break
+        value = move.input
+    return value
+
+
 def needs_codes(site: Site) -> bool:
     """Not where the codes are there already, where nobody takes them, or where they would only be parameters."""
     if any(isinstance(p.owner, DequantizeOp) for p in site.producers):

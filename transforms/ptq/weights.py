@@ -69,6 +69,11 @@ class WeightCodes:
     nearest_error: float = 0.0
     error: float = 0.0
 
+    def real(self) -> Array:
+        """The weights that the codes stand for, float64."""
+        scale = np.broadcast_to(self.scale.astype(np.float64), len(self.codes))
+        return self.codes * scale.reshape(-1, *[1] * (self.codes.ndim - 1))
+
 
 @dataclass(frozen=True)
 class Grid:
