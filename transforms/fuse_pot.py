@@ -13,6 +13,7 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import SSAValue
 from xdsl.passes import ModulePass
+from xdsl.pattern_rewriter import GreedyRewritePatternApplier, PatternRewriteWalker
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from qvit.dialects.atomic import write_text
@@ -27,7 +28,7 @@ from qvit.dialects.semantics.pot import Exponent
 from qvit.dialects.types import element_of, integer_of
 from qvit.dialects.weights import Weights
 from qvit.transforms.pot.factors import fold_factors
-from qvit.transforms.ptq.observers import ADAPTIVE, powers, require_power
+from qvit.transforms.ptq.observers import ADAPTIVE, POWERS, powers
 from qvit.transforms.ptq.weights import Grid
 from qvit.transforms.rule import Declined, Exactness, require
 
@@ -103,9 +104,8 @@ def fuse_pot(module: ModuleOp, rounding: str = Exponent.NEAREST, moments: Moment
     of input and weights. Zero points stay. Constant factors that are no powers of two go into weights first. Bounded: a
     number that stays in the range of its codes moves by at most half of its new unit.
     """
-    require_power(rounding)
-    if not rounding:
-        raise ValueError("fuse-pot: rounding must be nearest, floor, ceil or adaptive, found nothing")
+    if rounding not in POWERS:
+        raise ValueError(f"fuse-pot: rounding must be {', '.join(POWERS)}, found {rounding or 'nothing'}")
     weights = Weights(module)
     fusing = _Fusing(weights, rounding, moments or (lambda _: None), FuseReport(rounding))
     fusing.report.folded, fusing.report.left = fold_factors(module, weights)
@@ -120,6 +120,8 @@ def fuse_pot(module: ModuleOp, rounding: str = Exponent.NEAREST, moments: Moment
     for value, layer in biases.items():
         if isinstance(dq := value.owner, DequantizeOp):
             fusing.guard(dq, lambda dq=dq, layer=layer: fusing.bias(dq, layer))
+    # a walk that rewrites nothing removes the constants that are left without a use
+    PatternRewriteWalker(GreedyRewritePatternApplier([])).rewrite_module(module)
     return fusing.report
 
 

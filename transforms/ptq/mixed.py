@@ -184,7 +184,9 @@ def choose_bits(
     def free(op: LinearOp | Conv2dOp) -> bool:
         return weights.array(op.weight) is not None and quantization.weight_quantizer(sources(op)) == narrow
 
-    fixed = {op: wide for op in function.walk() if isinstance(op, Conv2dOp) and free(op)}
+    fixed: dict[Operation, WeightQuantizer] = {
+        op: wide for op in function.walk() if isinstance(op, Conv2dOp) and free(op)
+    }
     found = [op for op in function.walk() if isinstance(op, LinearOp) and free(op)]
     codes = [_both(op, narrow, wide, weights, statistics) for op in found]
     layers = [_layer(op, pair, weights, statistics) for op, pair in zip(found, codes, strict=True)]

@@ -44,14 +44,20 @@ def _replace(op: Operation, index: int, array: Array) -> None:
     op.operands[index] = new.result
 
 
-def _layers_behind(value: SSAValue) -> Iterator[Operation]:
-    """The operations that take a value, reshaped at most; layers that take it as something else than their input too."""
+def _layers_behind(value: SSAValue) -> Iterator[LinearOp]:
+    """The linear layers that take a value as their input, reshaped at most; Declined if anything else takes it."""
     for use in value.uses:
         op = use.operation
         if isinstance(op, ReshapeOp) and shape_of(op.result)[-1:] == shape_of(value)[-1:]:
             yield from _layers_behind(op.result)
-        else:
+        elif isinstance(op, LinearOp):
+            require(
+                op.input is value and op.weight is not value,
+                f"{describe(op)} takes it as something else than its input",
+            )
             yield op
+        else:
+            raise Declined(f"{describe(op)} takes it, a {op.name}: expected linear layers alone")
 
 
 @dataclass(frozen=True)
@@ -85,8 +91,6 @@ def smoothable(norm: LayerNormOp, weights: Weights) -> Smoothable:
     require(users, "nothing takes it")
     layers: list[tuple[LinearOp, Array]] = []
     for user in users:
-        if not isinstance(user, LinearOp) or weights.array(user.input) is not None:
-            raise Declined(f"{describe(user)} takes it, a {user.name}: expected linear layers alone")
         matrix = weights.array(user.weight)
         if matrix is None:
             raise Declined(f"the weights of {describe(user)} are not constant floats: smooth before quantization")
