@@ -185,7 +185,7 @@ class _Fusing:
         op.properties["params"] = QParamsAttr.of(_scale(scale), 0, 0 if scale.size > 1 else None)
         self._constant(op, made)
         self.report.scales.append(
-            _snapped(describe(op), "bias", ideal, scale, real[None], ideal, (real - made * unit)[None])
+            _snapped(describe(op), "bias", ideal, scale, real[:, None], ideal, (real - made * unit)[:, None])
         )
         return None
 
@@ -229,11 +229,15 @@ class _Fusing:
         self._constant(op, np.moveaxis(codes, 0, axis or 0) if codes.ndim else codes)
 
     def _constant(self, op: DequantizeOp, codes: Array) -> None:
+        """In the place of the codes that there are, unless they are the same."""
         integer = integer_of(op.input)
         assert integer is not None
+        if np.array_equal(codes, np.asarray(self.weights.array(op.input))):
+            return
         constant = ConstantOp(codes.astype(integer.dtype), element_of(op.input))
         owner = op.input.owner
         set_sources(constant, sources(owner) if isinstance(owner, ConstantOp) else sources(op))
+        constant.result.name_hint = op.input.name_hint
         Rewriter.insert_op(constant, InsertPoint.before(op))
         op.operands[0] = constant.result
 

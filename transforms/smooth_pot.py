@@ -93,7 +93,8 @@ def _exact(found: Smoothable, factor: Array) -> bool:
     """Whether all constants can be divided or multiplied by the powers of two without rounding."""
     scaled = [(a, a / factor, factor) for a in found.constants]
     scaled += [(matrix, matrix * factor, 1 / factor) for _, matrix in found.layers]
-    return all(np.array_equal(new.astype(old.dtype).astype(np.float64) * back, old) for old, new, back in scaled)
+    with np.errstate(over="ignore"):  # infinity is not equal
+        return all(np.array_equal(new.astype(old.dtype).astype(np.float64) * back, old) for old, new, back in scaled)
 
 
 def read_statistics(path: Path) -> dict[str, Array]:
@@ -101,7 +102,7 @@ def read_statistics(path: Path) -> dict[str, Array]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, BadZipFile, AttributeError) as error:
+    except (OSError, EOFError, ValueError, BadZipFile, AttributeError) as error:
         raise ValueError(f"smooth-pot: {path} cannot be read as an .npz file of vectors: {error}") from error
 
 

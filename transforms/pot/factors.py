@@ -122,8 +122,8 @@ def _walk(value: SSAValue, axis: int | None, route: _Route, weights: Weights) ->
                     raise Declined(f"gamma and beta of {where} are not float constants")
                 route.constants.append((owner, i, array))
         case _:
-            kind = owner.name if isinstance(owner, Operation) else "an argument of the function"
-            raise Declined(f"no weights stand in front of it: {where} is {kind}")
+            made = f"{where} is {owner.name}" if isinstance(owner, Operation) else where
+            raise Declined(f"no weights stand in front of it: {made}")
 
 
 def _layer(layer: LinearOp | Conv2dOp, per_channel: bool, route: _Route, weights: Weights) -> None:
