@@ -7,6 +7,7 @@ correct summation orders end far apart.
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from typing import Any, TypeAlias, TypeVar
 
@@ -18,7 +19,8 @@ from xdsl.ir import Operation, SSAValue
 from xdsl.utils.hints import isa
 
 from qvit.dialects.approximations.base import FunctionApproximation, LayerNormApproximation, SoftmaxApproximation
-from qvit.dialects.attributes import DyadicAttr, PotAttr, RealAttr, ScaleAttr, ZeroPointAttr
+from qvit.dialects.attributes import DyadicAttr, Form, PotAttr, RealAttr, ScaleAttr, ZeroPointAttr
+from qvit.dialects.functions import INTEGER_ONLY, stages
 from qvit.dialects.ops.approximated import IntFunctionOp, IntLayerNormOp, IntSoftmaxOp
 from qvit.dialects.ops.elementwise import (
     AddOp,
@@ -35,7 +37,16 @@ from qvit.dialects.ops.elementwise import (
     SubOp,
     TanhOp,
 )
-from qvit.dialects.ops.nonlinear import BatchNormOp, GeluOp, LayerNormOp, ReduceMeanOp, ReduceSumOp, ResizeOp, SoftmaxOp
+from qvit.dialects.ops.nonlinear import (
+    ArgmaxOp,
+    BatchNormOp,
+    GeluOp,
+    LayerNormOp,
+    ReduceMeanOp,
+    ReduceSumOp,
+    ResizeOp,
+    SoftmaxOp,
+)
 from qvit.dialects.ops.products import Conv2dOp, ConvTranspose2dOp, LinearOp, MatmulOp, ShiftMatmulOp
 from qvit.dialects.ops.quantization import AddRequantOp, DequantizeOp, QuantizeOp, RequantizeOp, ThresholdOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
@@ -58,12 +69,29 @@ Observer = Callable[[Operation, Array], None]
 
 @dataclass
 class Machine:
-    """What the operations of one run share."""
+    """What the operations of one run share. integers_only: whatever would take or make a float is a ValueError."""
 
     weights: Weights
     float_dtype: np.dtype[Any]
+    integers_only: bool = False
+
+    def no_float(self, what: str) -> None:
+        """Called where a float is about to be used."""
+        if self.integers_only:
+            raise ValueError(f"{what}, in a run of integers only")
+
+    def require_integers(self, what: str, arrays: Sequence[Array]) -> None:
+        for array in arrays:
+            if array.dtype.kind not in "iub":
+                self.no_float(f"{what} {array.dtype}{list(array.shape)}")
+
+    def exact_factors(self, form: Form) -> list[Fraction]:
+        if isinstance(form, RealAttr):
+            self.no_float(f"multiplies by the real number {form.scale}")
+        return self.weights.exact_factors(form)
 
     def scale(self, scale: ScaleAttr, axis: int | None, rank: int) -> Array:
+        self.no_float("has a scale")
         return quantization.along(self.weights.scale(scale, self.float_dtype), axis, rank)
 
     def zero_point(self, zero_point: ZeroPointAttr | None, axis: int | None, rank: int) -> Array:
@@ -99,7 +127,7 @@ def _requantize(m: Machine, op: RequantizeOp, x: Array, divisor: Array | None = 
     if isinstance(form, DyadicAttr):
         multiplier, shift = _dyadic(m, form, axis, x.ndim)
         return quantization.requantize_dyadic(x, multiplier, shift, zero_points, rounding, result, divisor)
-    factors = m.weights.exact_scale(form.scale)
+    factors = m.exact_factors(form)
     vector = axis if form.scale.length is not None else None
     return quantization.requantize_real(x, factors, vector, zero_points, rounding, result, divisor)
 
@@ -120,7 +148,7 @@ def _add_requant(m: Machine, op: AddRequantOp, a: Array, b: Array) -> Array:
     rest = ((z_a, z_b, z), op.rounding.data, op.round_each is not None, result)
     left, right = op.lhs_form, op.rhs_form
     if isinstance(left, RealAttr) or isinstance(right, RealAttr):
-        factors = m.weights.exact_factors(left), m.weights.exact_factors(right)
+        factors = m.exact_factors(left), m.exact_factors(right)
         axis_a, axis_b = (axis if form.length is not None else None for form in (left, right))
         return quantization.add_requant_real(a, b, factors, (axis_a, axis_b), *rest)
     (m_a, s_a), (m_b, s_b) = _dyadic(m, left, axis, a.ndim), _dyadic(m, right, axis, a.ndim)
@@ -264,6 +292,7 @@ IMPLEMENTATIONS: dict[type[Operation], Implementation] = dict(
         (BatchNormOp, _batch_norm),
         _unary(ReduceMeanOp, lambda _, op, x: x.mean(axis=op.axes.get_values(), keepdims=op.keeps)),
         (ReduceSumOp, _reduce_sum),
+        _unary(ArgmaxOp, lambda _, op, x: elementwise.argmax(x, op.axis.value.data, op.keeps)),
         (ResizeOp, _resize),
         (IntSoftmaxOp, _int_softmax),
         (IntFunctionOp, _int_function),
@@ -318,6 +347,12 @@ def find_function(module: ModuleOp, name: str = "main") -> FuncOp:
     raise ExecutionError(f"the module has no function @{name}")
 
 
+def find_stages(module: ModuleOp) -> list[FuncOp]:
+    """The functions that `run_model` executes, in their order; ExecutionError if there is no @main among them."""
+    find_function(module)
+    return [find_function(module, function.sym_name.data) for function in stages(module)]
+
+
 def value_names(attributes: ArrayAttr[DictionaryAttr] | None, count: int, default: str) -> list[str]:
     """The names of a function's arguments or results (`qvit.name`), `default` and a number where there is none."""
     names = [f"{default}{i}" for i in range(count)]
@@ -338,7 +373,7 @@ def output_names(function: FuncOp) -> list[str]:
     return value_names(function.res_attrs, len(function.function_type.outputs), "output")
 
 
-def _check_input(name: str, array: Array, argument: SSAValue, float_dtype: np.dtype[Any]) -> Array:
+def _check_input(machine: Machine, name: str, array: Array, argument: SSAValue) -> Array:
     if not isa(argument.type, TensorType):
         raise ExecutionError(f"input {name!r}: expected a tensor, found {argument.type}")
     expected = shape_of(argument)
@@ -346,9 +381,11 @@ def _check_input(name: str, array: Array, argument: SSAValue, float_dtype: np.dt
         raise ExecutionError(f"input {name!r}: expected shape {expected}, found {array.shape}")
     integer = integer_of(argument)
     if integer is None:
+        if machine.integers_only:
+            raise ExecutionError(f"input {name!r}: it takes floats, in a run of integers only")
         if array.dtype.kind not in "fiu":
             raise ExecutionError(f"input {name!r}: expected floats, found {array.dtype}")
-        return array.astype(float_dtype)
+        return array.astype(machine.float_dtype)
     if array.dtype.kind not in ("iub" if element_of(argument) == BOOLEAN else "iu"):
         raise ExecutionError(f"input {name!r}: expected {integer}, found {array.dtype}")
     if array.size and (array.min() < integer.lo or array.max() > integer.hi):
@@ -362,13 +399,15 @@ def run(
     *,
     function: str = "main",
     float_dtype: DTypeLike = np.float64,
+    integers_only: bool = False,
     observe: Observer | None = None,
 ) -> dict[str, Array]:
     """Execute a function and return its results by name.
 
     inputs: arrays by name, or in order; float inputs become `float_dtype` (float64 or float32), the precision of all
-    float operations. `observe` is called with every operation and its first result. ExecutionError if an input does not fit,
-    an operation is unknown, or a value leaves its type.
+    float operations. `observe` is called with every operation and its first result. integers_only: an operation that
+    takes or makes a float, or has a real number as its factor, is an error. ExecutionError if an input does not fit, an
+    operation is unknown, or a value leaves its type.
     """
     body = find_function(module, function)
     names = input_names(body)
@@ -378,9 +417,9 @@ def run(
         inputs = dict(zip(names, inputs, strict=True))
     if set(inputs) != set(names):
         raise ExecutionError(f"expected inputs {', '.join(names)}; found {', '.join(inputs) or 'none'}")
-    machine = Machine(Weights(module), np.dtype(float_dtype))
+    machine = Machine(Weights(module), np.dtype(float_dtype), integers_only)
     values: dict[SSAValue, Array] = {
-        argument: _check_input(name, np.asarray(inputs[name]), argument, machine.float_dtype)
+        argument: _check_input(machine, name, np.asarray(inputs[name]), argument)
         for name, argument in zip(names, body.args, strict=True)
     }
     operations = list(body.body.block.ops)
@@ -389,10 +428,13 @@ def run(
         if isinstance(op, ReturnOp):
             return dict(zip(output_names(body), (values[v] for v in op.operands), strict=True))
         try:
-            result = _require_implementation(op)(machine, op, *(values[v] for v in op.operands))
+            operands = [values[v] for v in op.operands]
+            machine.require_integers("takes", operands)
+            result = _require_implementation(op)(machine, op, *operands)
+            results = result if isinstance(result, tuple) else (result,)
+            machine.require_integers("makes", results)
         except (OverflowError, ValueError, IndexError) as error:
             raise ExecutionError(f"{describe(op)} ({op.name}): {error}") from error
-        results = result if isinstance(result, tuple) else (result,)
         if observe is not None:
             observe(op, results[0])
         values.update(zip(op.results, results, strict=True))
@@ -400,6 +442,27 @@ def run(
             if last_use[operand] == i:
                 values.pop(operand, None)
     raise ExecutionError(f"@{function} has no func.return")
+
+
+def run_model(
+    module: ModuleOp,
+    inputs: Mapping[str, Array] | Sequence[Array],
+    *,
+    float_dtype: DTypeLike = np.float64,
+    observe: Observer | None = None,
+) -> dict[str, Array]:
+    """Execute a whole model: @quantize_inputs, @main and @dequantize_outputs, each on the results of the one before.
+
+    Those that the module lacks are left out. A function that is promised to be free of floats (`qvit.integer_only`) runs
+    with integers alone. Otherwise as `run`.
+    """
+    results: dict[str, Array] = {}
+    for function in find_stages(module):
+        integers_only = INTEGER_ONLY in function.attributes
+        options = {"float_dtype": float_dtype, "integers_only": integers_only, "observe": observe}
+        results = run(module, inputs, function=function.sym_name.data, **options)
+        inputs = list(results.values())
+    return results
 
 
 def evaluate(module: ModuleOp, op: Operation, operands: Sequence[Array], float_dtype: DTypeLike = np.float64) -> Array:

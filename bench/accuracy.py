@@ -70,7 +70,7 @@ def integer_module(
     outputs: tensors to end at instead of the model's own outputs. The module has @quantize_inputs, @main and
     @dequantize_outputs. Unavailable if the scheme cannot be had for this model.
     """
-    module, _ = import_onnx(load_onnx(model), outputs, {"batch": batch})
+    module, _ = import_onnx(load_onnx(model), outputs, {"batch": batch} if batch > 1 else {})
     (name,) = input_names(find_function(module))
     filled = np.concatenate(
         [calibration, calibration[: -len(calibration) % batch]]

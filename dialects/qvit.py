@@ -33,7 +33,16 @@ from qvit.dialects.ops.elementwise import (
     SubOp,
     TanhOp,
 )
-from qvit.dialects.ops.nonlinear import BatchNormOp, GeluOp, LayerNormOp, ReduceMeanOp, ReduceSumOp, ResizeOp, SoftmaxOp
+from qvit.dialects.ops.nonlinear import (
+    ArgmaxOp,
+    BatchNormOp,
+    GeluOp,
+    LayerNormOp,
+    ReduceMeanOp,
+    ReduceSumOp,
+    ResizeOp,
+    SoftmaxOp,
+)
 from qvit.dialects.ops.products import Conv2dOp, ConvTranspose2dOp, LinearOp, MatmulOp, ShiftMatmulOp
 from qvit.dialects.ops.quantization import AddRequantOp, DequantizeOp, QuantizeOp, RequantizeOp, ThresholdOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
@@ -77,6 +86,7 @@ Qvit = Dialect(
         BatchNormOp,
         ReduceMeanOp,
         ReduceSumOp,
+        ArgmaxOp,
         ResizeOp,
         IntSoftmaxOp,
         IntFunctionOp,

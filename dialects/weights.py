@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
 from xdsl.dialects.builtin import ArrayAttr, FloatAttr, IntegerAttr, ModuleOp, StringAttr, TensorType
 from xdsl.ir import Attribute, Operation, ParametrizedAttribute, SSAValue
+from xdsl.rewriter import Rewriter
 from xdsl.utils.hints import isa
 
 from qvit.dialects.atomic import replacing
@@ -33,6 +34,7 @@ from qvit.dialects.attributes import (
     WeightFileAttr,
     WeightRefAttr,
     ZeroPointAttr,
+    dense,
     dense_array,
 )
 from qvit.dialects.ops.weights import ConstantOp, WeightOp
@@ -255,6 +257,32 @@ def externalize(module: ModuleOp, path: Path, temporary: Path | None = None) -> 
     file = WeightFileAttr(StringAttr(str(path)), StringAttr(sha256))
     _set_weight_files(module, [*weight_files(module), file])
     return True
+
+
+def inline(module: ModuleOp) -> None:
+    """Move every tensor out of the module's weight files into the module, in place, and list no file any more."""
+    weights = Weights(module)
+
+    def stored(attr: Attribute) -> Attribute:
+        if isinstance(attr, WeightRefAttr):
+            return dense(weights.values(attr), attr.type.element_type)
+        if isa(attr, ArrayAttr):
+            return ArrayAttr([stored(a) for a in attr])
+        if isinstance(attr, ParametrizedAttribute) and attr.name.startswith("qvit."):
+            return type(attr).new([stored(a) for a in attr.parameters])
+        return attr
+
+    for op in list(module.walk()):
+        if isinstance(op, WeightOp):
+            array = weights.array(op.result)
+            assert array is not None
+            constant = ConstantOp(array, op.result.type.element_type)
+            set_sources(constant, sources(op))
+            Rewriter.replace_op(op, constant)
+        elif _is_ours(op):
+            for key, attr in op.properties.items():
+                op.properties[key] = stored(attr)
+    module.attributes.pop(FILES, None)
 
 
 def free_path(module: ModuleOp, path: Path, taken: Collection[Path] = ()) -> Path:

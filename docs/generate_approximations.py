@@ -7,6 +7,8 @@ tables gets its row without a word in this file.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
+from math import inf
 from pathlib import Path
 from textwrap import fill
 
@@ -48,8 +50,8 @@ are chosen with `--integerize=softmax=NAME,function=NAME,layer-norm=NAME`.
 
 *Widest* is the intermediate that needs the most bits, with these bits. A **!** says that `check` refuses the measured case:
 the compiler does not take it unless it is told `unchecked`. *Holds for* is where `check` has nothing to say about int8
-codes, of the rows of 1 to 32767 and of the scales S of 2^-14 to 2^3 that are tried; beyond it, the compiler says why not, as
-listed under each table.
+codes, of the rows of 1 to 32767 and of the scales S of 2^-14 to 2^3 that are tried (the next one that it takes, where it
+takes only some); beyond it, the compiler says why not, as listed under each table.
 """
 
 
@@ -91,6 +93,8 @@ def widest(intermediates: dict[str, Interval]) -> str:
 
 def number(x: float) -> str:
     """Two digits, or three before the point."""
+    if x == inf:
+        return "overflow"
     return f"{x:.3g}" if x >= 10 else f"{x:.2g}"
 
 
@@ -117,10 +121,8 @@ def reasons(kind: str, found: dict[str, str]) -> str:
 # --- softmax ---
 
 
-def softmax_case(
-    approximation: type[SoftmaxApproximation], scale: Fraction, length: int, output: Codes | None
-) -> Built:
-    return approximation.build(SoftmaxSpec(Codes(scale, 0, I8), length, output))
+def softmax_case(kind: type[SoftmaxApproximation], scale: Fraction, length: int, output: Codes | None) -> Built:
+    return kind.build(SoftmaxSpec(Codes(kind.preferred_scale(scale), 0, I8), length, output))
 
 
 def check_softmax(built: Built, length: int) -> None:
@@ -133,20 +135,22 @@ def probabilities(built: Built, x: Array) -> Array:
     approximation = built.approximation
     assert isinstance(approximation, SoftmaxApproximation)
     found = approximation.apply(x, tables(built), None, built.results)
-    if getattr(approximation, "logarithmic", False):
-        return np.where(found[0] >= 16, 0.0, 2.0 ** -widen(found[0]).astype(float))
+    if approximation.logarithmic:
+        return np.where(found[0] >= 16, 0.0, built.scale * 2.0 ** -found[0].astype(float))
     first = real(built, found[0])
     return first / found[1] if approximation.late else first
 
 
 def softmax_rows() -> tuple[list[tuple[float, str]], dict[str, str]]:
     rng = np.random.default_rng(0)
-    x = np.rint(rng.normal(0, 1, (200, N)) / float(SCORES)).clip(-128, 127).astype(np.int64)
-    e = np.exp(float(SCORES) * (x - x.max(-1, keepdims=True)))
-    p = e / e.sum(-1, keepdims=True)
+    logits = rng.normal(0, 1, (200, N))
     rows: list[tuple[float, str]] = []
     why: dict[str, str] = {}
     for name, kind in SOFTMAX.items():
+        scale = float(kind.preferred_scale(SCORES))
+        x = np.rint(logits / scale).clip(-128, 127).astype(np.int64)
+        e = np.exp(scale * (x - x.max(-1, keepdims=True)))
+        p = e / e.sum(-1, keepdims=True)
         seen: set[tuple[IntType, ...]] = set()
         for output in (None, Codes(Fraction(1, 1 << 15), 0, I16)):
             built = softmax_case(kind, SCORES, N, output)
@@ -208,15 +212,20 @@ class Deviation:
     equal: float
 
 
-def deviation(values: Array, exact: Array, output: Codes) -> Deviation:
-    """values, exact: real numbers."""
+def deviation(built: Built, apply: Callable[[], Array], exact: Array, output: Codes) -> Deviation:
+    """Of the codes that `apply` makes from the real numbers `exact`; endless where they do not fit their type."""
 
     def units(reals: Array) -> Array:
         return np.clip(reals / float(output.scale), output.type.lo, output.type.hi)
 
-    codes, wanted = np.floor(units(values) + 0.5).clip(output.type.lo, output.type.hi), units(exact)
-    nearest = np.floor(wanted + 0.5).clip(output.type.lo, output.type.hi)
-    return Deviation(float(np.abs(codes - wanted).max()), float((codes == nearest).mean()))
+    def nearest(units: Array) -> Array:
+        return np.floor(units + 0.5).clip(output.type.lo, output.type.hi)
+
+    try:
+        codes, wanted = nearest(units(real(built, apply()))), units(exact)
+    except OverflowError:
+        return Deviation(inf, 0.0)
+    return Deviation(float(np.abs(codes - wanted).max()), float((codes == nearest(wanted)).mean()))
 
 
 def percent(share: float) -> str:
@@ -237,22 +246,28 @@ def gelu_rows() -> tuple[list[tuple[float, str]], dict[str, str]]:
         def refused(scale: Fraction, case: Callable[[Fraction], tuple[Built, Codes]] = case) -> str | None:
             return refusal(lambda: check_function(*case(scale)))
 
-        if refusal(lambda case=case: case(SCORES)) is not None:
-            continue  # not for codes of 8 bits: the table below has it
-        cells, worst = [], 0.0
+        cells, worst, last = [], 0.0, None
         for scale in GELU_SCALES:
-            built, codes = case(scale)
-            found = deviation(real(built, apply_function(built, x)), FUNCTIONS["gelu"](codes.real()), codes)
+            try:
+                last = built, codes = case(scale)
+            except RangeError as error:
+                why[name] = str(error)
+                cells.append("-")
+                continue
+            found = deviation(built, partial(apply_function, built, x), FUNCTIONS["gelu"](codes.real()), codes)
             mark = "" if refused(scale) is None else "!"
             cells.append(f"{number(found.largest)} / {percent(found.equal)}{mark}")
             worst = max(worst, found.largest)
-        built, codes = case(SCORES)
+        if last is None:  # not for codes of 8 bits: the next table has it
+            why.pop(name)
+            continue
+        built, codes = last
         approximation = built.approximation
         assert isinstance(approximation, FunctionApproximation)
         problems = {k: refused(Fraction(2) ** k) for k in EXPONENTS}
         valid = [k for k in EXPONENTS if problems[k] is None]
         if len(valid) < len(problems):
-            why[name] = next(problem for problem in reversed(problems.values()) if problem is not None)
+            why.setdefault(name, next(problem for problem in reversed(problems.values()) if problem is not None))
         about = [
             f"`{name}`",
             approximation.source + ("; depends on the row" if approximation.rowwise else ""),
@@ -282,7 +297,9 @@ def wide_rows() -> list[tuple[float, str]]:
                         built = kind.build(FunctionSpec(function, codes, output))
                     except RangeError:
                         continue
-                    found = deviation(real(built, apply_function(built, x)), FUNCTIONS[function](codes.real()), output)
+                    found = deviation(
+                        built, partial(apply_function, built, x), FUNCTIONS[function](codes.real()), output
+                    )
                     refused = refusal(lambda built=built, codes=codes: check_function(built, codes))
                     cell.append(number(found.largest) + ("" if refused is None else "!"))
                     errors.append(found.largest)
@@ -321,7 +338,7 @@ def layer_norm_rows() -> tuple[list[tuple[float, str]], dict[str, str]]:
                 why[name] = refused
             for x in data:
                 exact = layer_norm(x * float(input.scale), gamma, beta, 1e-6)
-                found = deviation(real(built, approximation.apply(x, given, built.results[0])), exact, output)
+                found = deviation(built, partial(approximation.apply, x, given, built.results[0]), exact, output)
                 mark = "" if refused is None else "!"
                 cells.append(f"{percent(found.equal)} / {number(found.largest)}{mark}")
                 order = found.largest
@@ -349,9 +366,9 @@ def render() -> str:
     spreads = " | ".join(f"{kind}, sigma {spread}" for kind in ("i8", "i16") for spread in SPREADS)
     scales = " | ".join(f"S = {float(scale):.2g}" for scale in GELU_SCALES)
     functions = " | ".join(f"{f} -> {t}" for t in ("i8", "i16") for f in ("gelu", "silu", "tanh", "sigmoid"))
-    about_softmax = f"""Of int8 scores, S = 0.05, rows of N = {N} with Gaussian logits of sigma 1: the error of a probability,
-        the mean one times N, and the sums of rows. Results of 16 bits where they are asked for. Those with two results are
-        divided by the second, the row's sum, behind the product with the values."""
+    about_softmax = f"""Of int8 scores, S = 0.05 (or the next that it takes), rows of N = {N} with Gaussian logits of sigma
+        1: the error of a probability, the mean one times N, and the sums of rows. Results of 16 bits where they are asked
+        for. Those with two results are divided by the second, the row's sum, behind the product with the values."""
     about_narrow = """GELU, int8 to int8 of the same scale, over all 256 codes (one row of them), after a requantize to the
         wanted codes, half up: the largest error in units of the result / how many are the correctly rounded ones."""
     about_wide = """The largest error in units of the result, over all 65,536 codes of -4..4 / -8..8 / -16..16, after the

@@ -1,7 +1,7 @@
 """Every integer approximation, with constants for ordinary codes: tests that go over all of them need nothing of one."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -10,10 +10,13 @@ from qvit.dialects.approximations import FUNCTION, LAYER_NORM, SOFTMAX
 from qvit.dialects.approximations.base import (
     Built,
     Codes,
+    FunctionApproximation,
     FunctionSpec,
     Interval,
+    LayerNormApproximation,
     LayerNormSpec,
     RangeError,
+    SoftmaxApproximation,
     SoftmaxSpec,
 )
 from qvit.dialects.approximations.functions import FUNCTIONS
@@ -23,6 +26,7 @@ CHANNELS = 6
 """The length of a row, of layer normalisation's vectors too."""
 
 NARROW, WIDE = Codes(Fraction(1, 20), 0, IntType(8)), Codes(Fraction(1, 4096), 0, IntType(16))
+FINE = Codes(Fraction(1, 32), 0, IntType(8))
 
 
 @dataclass(frozen=True)
@@ -35,18 +39,34 @@ class Example:
 
 
 def _first(name: str, candidates: list[tuple[type, object, Codes]]) -> Example:
-    """The first of (approximation, specification, codes) that can be built."""
+    """The first of (approximation, specification, codes) that can be built and whose conditions hold."""
     errors: list[RangeError] = []
     for kind, spec, codes in candidates:
         try:
-            return Example(name, kind.build(spec), codes)  # pyright: ignore
+            example = Example(name, kind.build(spec), codes)  # pyright: ignore
+            _check(example)
+            return example
         except RangeError as error:
             errors.append(error)
     raise AssertionError(f"{name} takes none of the ordinary codes: {errors}")
 
 
+def _check(example: Example) -> None:
+    """RangeError unless its conditions hold for all of its codes."""
+    approximation, codes = example.built.approximation, (example.codes.type.lo, example.codes.type.hi)
+    tables = [values for values, _ in example.built.tables]
+    if isinstance(approximation, FunctionApproximation):
+        approximation.check(codes, tables)
+    else:
+        assert isinstance(approximation, SoftmaxApproximation | LayerNormApproximation)
+        approximation.check(codes, CHANNELS, tables)
+
+
 def _softmax(name: str) -> Example:
-    return _first(name, [(SOFTMAX[name], SoftmaxSpec(codes, CHANNELS), codes) for codes in (NARROW, WIDE)])
+    """Of scores of a scale that it takes."""
+    kind = SOFTMAX[name]
+    scores = (replace(codes, scale=kind.preferred_scale(codes.scale)) for codes in (NARROW, WIDE))
+    return _first(name, [(kind, SoftmaxSpec(codes, CHANNELS), codes) for codes in scores])
 
 
 def _function(name: str) -> Example:
@@ -54,7 +74,7 @@ def _function(name: str) -> Example:
         name,
         [
             (FUNCTION[name], FunctionSpec(function, codes, Codes(Fraction(1, 20), 0, IntType(8))), codes)
-            for codes in (NARROW, WIDE)
+            for codes in (NARROW, FINE, WIDE)
             for function in FUNCTIONS
         ],
     )
@@ -106,6 +126,11 @@ def masks(rng: np.random.Generator, x: Int64) -> Array:
     return np.select([kind == 0, kind == 1, kind == 2], [np.ones_like(any_), ~np.ones_like(any_), one], any_).astype(
         np.uint8
     )
+
+
+def lists(x: Int64, mask: Array | None) -> Iterator[tuple[list[int], list[int]]]:
+    """(codes, which take part) of each row, as Python's numbers."""
+    return zip(x.tolist(), (np.ones_like(x) if mask is None else mask).tolist(), strict=True)
 
 
 class Measured:

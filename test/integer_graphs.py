@@ -16,8 +16,8 @@ from qvit.dialects.approximations.base import FunctionApproximation, SoftmaxAppr
 from qvit.dialects.attributes import DyadicAttr, PotAttr, RealAttr, ScaleAttr, ZeroPointAttr, float_value
 from qvit.dialects.ops.approximated import IntFunctionOp, IntLayerNormOp, IntSoftmaxOp
 from qvit.dialects.ops.elementwise import AddOp, ClipOp, CompareOp, MulOp, SelectOp, SubOp
-from qvit.dialects.ops.nonlinear import ReduceSumOp
-from qvit.dialects.ops.products import Conv2dOp, LinearOp, MatmulOp
+from qvit.dialects.ops.nonlinear import ArgmaxOp, ReduceSumOp
+from qvit.dialects.ops.products import LOG_CODE, Conv2dOp, LinearOp, MatmulOp, ShiftMatmulOp
 from qvit.dialects.ops.quantization import AddRequantOp, RequantizeOp, ThresholdOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
 from qvit.dialects.ops.weights import ConstantOp
@@ -139,6 +139,11 @@ class Builder:
         other = self.fresh([*batch, shape[-1], self.one(1, 3)])
         self.emit(MatmulOp(x, other, (self.zero_point(x), self.zero_point(other)), i64))
 
+    def shift_matmul(self) -> None:
+        codes = self.fresh(self.one((2, 3), (2, 1, 3)), LOG_CODE)
+        values = self.fresh(self.one((3, 2), (2, 3, 1)))
+        self.emit(ShiftMatmulOp(codes, values, self.zero_point(values), i64))
+
     def conv2d(self) -> None:
         x = self.fresh((1, 4, 3, 3))
         groups = self.one(1, 2)
@@ -207,6 +212,11 @@ class Builder:
             axes = sorted({int(a) for a in self.rng.integers(len(shape), size=2)})
             self.emit(ReduceSumOp(x, axes, self.one(True, False), i64))
 
+    def argmax(self) -> None:
+        x = self.value(64)
+        if shape := shape_of(x):
+            self.emit(ArgmaxOp(x, self.one(*range(len(shape))), self.one(True, False)))
+
     def transpose(self) -> None:
         x = self.value()
         self.emit(TransposeOp(x, [int(p) for p in self.rng.permutation(len(shape_of(x)))]))
@@ -257,11 +267,16 @@ class Builder:
             mask = self.fresh((2, CHANNELS), BOOLEAN) if self.one(True, False) else None
             op = IntSoftmaxOp(x, built.approximation, tables, results, mask)
             self.emit(op)
+            values = self.fresh((CHANNELS, 2))
+            if built.approximation.logarithmic:
+                self.emit(ShiftMatmulOp(op.outputs[0], values, self.zero_point(values), i32))
             if len(results) == 2:
-                values = self.fresh((CHANNELS, 2))
                 product = self.emit(MatmulOp(op.outputs[0], values, (0, self.zero_point(values)), i32))
                 form = self.form(None)
                 self.emit(RequantizeOp(product, form, IntegerType(16), divisor=op.outputs[1]))
+            elif built.approximation.logarithmic:
+                values = self.fresh((CHANNELS, 2))
+                self.emit(ShiftMatmulOp(op.outputs[0], values, self.zero_point(values)))
         elif isinstance(built.approximation, FunctionApproximation):
             self.emit(IntFunctionOp(x, built.approximation, tables, results[0]))
         else:
@@ -271,6 +286,7 @@ class Builder:
 STEPS: tuple[Callable[[Builder], None], ...] = (
     Builder.linear,
     Builder.matmul,
+    Builder.shift_matmul,
     Builder.conv2d,
     Builder.arithmetic,
     Builder.requantize,
@@ -280,6 +296,7 @@ STEPS: tuple[Callable[[Builder], None], ...] = (
     Builder.compare_and_select,
     Builder.threshold,
     Builder.reduce_sum,
+    Builder.argmax,
     Builder.transpose,
     Builder.reshape,
     Builder.slice,

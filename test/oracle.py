@@ -29,6 +29,11 @@ def unsigned(bits: int) -> Range:
 # --- one number ---
 
 
+def argmax(row: Sequence[int]) -> int:
+    """The first index of the largest number."""
+    return next(i for i, x in enumerate(row) if all(x >= y for y in row))
+
+
 def rounded(x: Fraction, mode: str) -> int:
     """The integer that `mode` gives for the real number x."""
     below = x.numerator // x.denominator

@@ -4,6 +4,7 @@ Written from the formulas in the approximations' documentation. It imports nothi
 function also returns its intermediates, by name, as lists.
 """
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from fractions import Fraction
@@ -83,15 +84,14 @@ def mantissa_and_shift(square: Fraction) -> tuple[int, int]:
     """(M, N) of A = sqrt(square)."""
     if square == 0:
         return 0, 31
-    log2 = 0
+    over, under = square.numerator, square.denominator
+    log2 = (over.bit_length() - under.bit_length()) // 2  # a first guess
     while TWO ** (2 * log2) > square:
         log2 -= 1
     while TWO ** (2 * log2 + 2) <= square:
         log2 += 1
     shift = min(max(7 - log2, 0), 31)
-    mantissa = 255
-    while Fraction(mantissa * mantissa) > square * 4**shift:
-        mantissa -= 1
+    mantissa = bisect_right(range(1, 256), over * 4**shift, key=lambda m: m * m * under)
     return mantissa, shift
 
 

@@ -10,7 +10,7 @@ from functools import cache
 from math import isqrt
 from typing import TypeAlias
 
-from oracle_ivit import Trace, rounded_mean
+from oracle_ivit import Trace, normalised, rounded_mean, shifted
 
 Row: TypeAlias = Sequence[int]
 
@@ -33,7 +33,7 @@ def i_exp(d: int, x0: int, b: int, c: int, n: int, multiplier: int, shift: int) 
     }
 
 
-def i_softmax(
+def i_softmax_published(
     row: Row, x0: int, b: int, c: int, n: int, multiplier: int, shift: int, bits: int, mask: Row | None = None
 ) -> tuple[list[int], Trace]:
     trace: Trace = defaultdict(list)
@@ -50,6 +50,23 @@ def i_softmax(
     trace |= {"sum": [total], "reciprocal": [reciprocal], "product": products, "y": ys}
     results = iter(ys)
     return [next(results) if m else 0 for m in mask or [1] * len(row)], trace
+
+
+def i_softmax(
+    row: Row, up: int, octave: int, b: int, c: int, one: int, top: int, mask: Row | None = None
+) -> tuple[list[int], Trace]:
+    kept = [x for x, m in zip(row, mask or [1] * len(row), strict=True) if m]
+    if not kept:
+        return [0] * len(row), {}
+    polynomials: list[int] = []
+    es: list[int] = []
+    for x in kept:
+        q, r = divmod(shifted(max(kept) - x, up), octave)
+        polynomials.append(r * r - b * r + c if q < 31 else c)
+        es.append(polynomials[-1] // 2**q if q < 31 else 0)
+    ys, trace = normalised(es, one, top)
+    results = iter(ys)
+    return [next(results) if m else 0 for m in mask or [1] * len(row)], trace | {"polynomial": polynomials}
 
 
 def sign(x: int) -> int:

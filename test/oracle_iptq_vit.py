@@ -60,7 +60,9 @@ def bit_softmax_published(
     return result, seen
 
 
-def bit_softmax(row: Sequence[int], keep: Sequence[int], up: int, i0: int, n: int, top: int) -> tuple[list[int], Seen]:
+def bit_softmax(
+    row: Sequence[int], keep: Sequence[int], up: int, i0: int, n: int, one: int, top: int
+) -> tuple[list[int], Seen]:
     seen: Seen = defaultdict(list)
     kept = [x for x, k in zip(row, keep, strict=True) if k]
     last = n + (-2 * i0).bit_length()
@@ -81,10 +83,10 @@ def bit_softmax(row: Sequence[int], keep: Sequence[int], up: int, i0: int, n: in
     bits = 0
     while 2**bits <= total:
         bits += 1
-    dividend = top * 2 ** (bits + 7) + total // 2
+    dividend = one * 2 ** (bits + 7) + total // 2
     reciprocal = dividend // total
     products = [e * reciprocal + 2 ** (bits + 6) for e in exponentials]
-    result = [p // 2 ** (bits + 7) for p in products]
+    result = [min(p // 2 ** (bits + 7), top) for p in products]
     seen["sum"].append(total)
     seen["dividend"].append(dividend)
     seen["reciprocal"].append(reciprocal)

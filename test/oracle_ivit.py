@@ -126,24 +126,16 @@ def shift_exponential(d: int, up: int, octave: int, n: int) -> tuple[int, int]:
     return (2 * octave - r) * 2**n // 2**q, 2 * octave - r
 
 
-def shiftmax(
-    row: Row, up: int, octave: int, n: int, one: int, top: int, mask: Row | None = None
-) -> tuple[list[int], Trace]:
-    kept = [x for x, m in zip(row, mask or [1] * len(row), strict=True) if m]
-    if not kept:
-        return [0] * len(row), {}
-    pairs = [shift_exponential(max(kept) - x, up, octave, n) for x in kept]
-    es = [e for e, _ in pairs]
+def normalised(es: Row, one: int, top: int) -> tuple[list[int], Trace]:
+    """A row of exponentials over their sum."""
     total = sum(es)
     unit = 2 ** (total.bit_length() + 14)
     dividend = one * unit + total // 2
     reciprocal = dividend // total
     products = [e * reciprocal for e in es]
     ys = [min(half_up(product, unit), top) for product in products]
-    results = iter(ys)
-    return [next(results) if m else 0 for m in mask or [1] * len(row)], {
-        "line": [line for _, line in pairs],
-        "e": es,
+    return ys, {
+        "e": list(es),
         "sum": [total],
         "dividend": [dividend],
         "reciprocal": [reciprocal],
@@ -151,6 +143,18 @@ def shiftmax(
         "rounded": [product + unit // 2 for product in products],
         "y": ys,
     }
+
+
+def shiftmax(
+    row: Row, up: int, octave: int, n: int, one: int, top: int, mask: Row | None = None
+) -> tuple[list[int], Trace]:
+    kept = [x for x, m in zip(row, mask or [1] * len(row), strict=True) if m]
+    if not kept:
+        return [0] * len(row), {}
+    pairs = [shift_exponential(max(kept) - x, up, octave, n) for x in kept]
+    ys, trace = normalised([e for e, _ in pairs], one, top)
+    results = iter(ys)
+    return [next(results) if m else 0 for m in mask or [1] * len(row)], trace | {"line": [line for _, line in pairs]}
 
 
 def shiftgelu(row: Row, up: int, octave: int) -> tuple[list[int], Trace]:

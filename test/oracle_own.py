@@ -66,8 +66,8 @@ def sm8(row: Sequence[int], keep: Sequence[bool], table: Sequence[int], top: int
 
 def sm8_late(row: Sequence[int], keep: Sequence[bool], table: Sequence[int]) -> tuple[list[int], int, Seen]:
     e = [0 if d is None else table[d] for d in _differences(row, keep)]
-    total = sum(e) or 65535
     y = [(v - v // 256 + 128) // 256 for v in e]
+    total = sum(y) or 255
     return y, total, {"e": e, "y": y, "sum": [total]}
 
 

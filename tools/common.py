@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xdsl.context import Context
 from xdsl.dialects import get_all_dialects
@@ -23,6 +24,9 @@ from qvit.tools.arguments import UsageError
 from qvit.tools.extensions import extensions
 from qvit.tools.progress import progress
 from qvit.transforms.universe import UNIVERSE
+
+if TYPE_CHECKING:
+    from qvit.tools.samples import Pixels
 
 
 def register_dialects(context: Context) -> None:
@@ -100,20 +104,28 @@ def write_mlir(module: ModuleOp, path: Path) -> None:
 
 
 def read_onnx(
-    path: Path, outputs: Sequence[str], dims: Mapping[str, int], samples: Path | None = None
+    path: Path,
+    outputs: Sequence[str],
+    dims: Mapping[str, int],
+    samples: Path | None = None,
+    pixels: "Pixels | None" = None,
+    optional: bool = False,
 ) -> tuple[ModuleOp, list[Remark]]:
     """An ONNX model, and the remarks of the reader and its recognisers, which are also said on stderr, one line a rule.
 
-    samples: for --calibrate.
+    samples: for --calibrate, with `pixels` for images. optional: they are for more than dynamic quantization, which the
+    model need not have.
     """
     from qvit.frontends.onnx import import_onnx, load_onnx
 
     ranges: Mapping[str, tuple[float, float]] = {}
     if samples is not None:
-        from qvit.tools.calibration import measured_ranges
+        from qvit.tools.calibration import is_dynamic, measured_ranges
 
-        with progress(f"measuring {path.name}"):
-            ranges = measured_ranges(load_onnx(path), samples, dims)
+        model = load_onnx(path)
+        if is_dynamic(model) or not optional:
+            with progress(f"measuring {path.name}"):
+                ranges = measured_ranges(model, samples, dims, pixels)
     with progress(f"reading {path.name}"):
         module, remarks = import_onnx(load_onnx(path), outputs, dims, ranges)
     for rule in dict.fromkeys(remark.rule for remark in remarks):
@@ -147,8 +159,8 @@ def guarded(tool: str, body: Callable[[], None]) -> int:
         return 1
     except BrokenPipeError:
         return 1
-    except KeyboardInterrupt:
-        print(f"{tool}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"{tool}: interrupted{f'; {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
         return 1
     except RecursionError:
         print(f"{tool}: error: the input is nested too deeply", file=sys.stderr)

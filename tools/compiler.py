@@ -1,14 +1,16 @@
 """From a float model and sample inputs to integers: quantization and the passes of a scheme, one after another."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Operation
+from xdsl.ir import Operation, SSAValue
 
 from qvit.backends.interpreter import find_function, input_names, run
+from qvit.dialects.provenance import describe
 from qvit.dialects.semantics.integers import Array
 from qvit.dialects.weights import Weights
 from qvit.transforms.pipelines import Scheme, run_scheme
@@ -27,19 +29,36 @@ Samples = Sequence[Mapping[str, Array]]
 
 
 @dataclass(frozen=True)
+class Quantized:
+    """What was chosen for a module; rows: some of each tensor, by the source node that makes it; reference: a copy of the
+    float module that all of it is about: equal to the model over the reals, with projections split, factors in weights and
+    ranges moved."""
+
+    choices: Choices = field(default_factory=Choices)
+    rows: Mapping[str, Array] = field(default_factory=dict[str, Array])
+    reference: ModuleOp | None = None
+
+
+@dataclass(frozen=True)
 class Compiled:
     """choices: of scales and zero points; reports: of the passes, by name; quantized: the module in between, which
-    computes in float with quantize and dequantize operations."""
+    computes in float with quantize and dequantize operations; reference: see `Quantized`, none without samples."""
 
     module: ModuleOp
     quantized: ModuleOp
     choices: Choices
     reports: Mapping[str, object]
+    reference: ModuleOp | None = None
 
 
 def _execute(module: ModuleOp, inputs: Mapping[str, Array], observe: Callable[[Operation, Array], None]) -> None:
-    # single precision: twice as fast, and a range needs no more
-    run(module, inputs, float_dtype=np.float32, observe=observe)
+    # single precision: twice as fast, and a range needs no more; what overflows is found in the statistics, and named
+    with np.errstate(over="ignore", invalid="ignore"):
+        run(module, inputs, float_dtype=np.float32, observe=observe)
+
+
+def _made_by(value: SSAValue) -> str:
+    return describe(value) if isinstance(value.owner, Operation) else "input"
 
 
 def quantize(
@@ -51,30 +70,31 @@ def quantize(
     state: Path | None = None,
     key: str = "",
     progress: Callable[[int], None] = lambda done: None,
-) -> Choices:
+) -> Quantized:
     """Quantize a float module in place, with scales from samples. state, key: see `Calibration`."""
     prepare(module)
     function = find_function(module)
-    wanted = {"gram": quantization.needs_gram, "rows": quantization.needs_rows}
-    calibration = Calibration(function, **wanted, seed=seed, state=state, key=key)
+    calibration = Calibration(function, gram=quantization.needs_gram, seed=seed, state=state, key=key)
     seen = dict(calibrate(module, function, samples, _execute, input_names(function), calibration, progress))
     weights = Weights(module)
     if quantization.smoothing:
         smooth(function, quantization.smoothing, quantization.smooth_to_powers, seen, weights)
     if quantization.centre_keys:
         centre_keys(function, seen, weights)
-    if quantization.mixed is None:
-        return insert(module, function, quantization, seen)
-    judged = samples[:FITNESS_BATCHES]
+    rows = {_made_by(value): statistics.sample_rows for value, statistics in seen.items()}
+    reference = module.clone()
+    chosen, mixed = None, None
+    if quantization.mixed is not None:
+        judged = samples[:FITNESS_BATCHES]
 
-    def execute(candidate: ModuleOp) -> list[Array]:
-        runs = [run(candidate, inputs, float_dtype=np.float32) for inputs in judged]
-        return [np.concatenate(parts) for parts in zip(*(r.values() for r in runs), strict=True)]
+        def outputs(candidate: ModuleOp) -> list[Array]:
+            runs = [run(candidate, inputs, float_dtype=np.float32) for inputs in judged]
+            return [np.concatenate(parts) for parts in zip(*(r.values() for r in runs), strict=True)]
 
-    chosen, mixed = choose_bits(module, function, quantization, seen, execute, seed)
+        chosen, mixed = choose_bits(module, function, quantization, seen, outputs, seed)
     choices = insert(module, function, quantization, seen, chosen)
     choices.mixed = mixed
-    return choices
+    return Quantized(choices, rows, reference)
 
 
 def compile_model(
@@ -94,13 +114,13 @@ def compile_model(
     samples: none for a module that is quantized already. DiagnosticException where something has to stay in float, with
     every operation and reason.
     """
-    choices = Choices()
+    made = Quantized()
     if samples:
-        options = {"seed": seed, "state": state, "key": key, "progress": progress}
-        choices = quantize(module, samples, scheme.quantization, **options)
+        options: dict[str, Any] = {"seed": seed, "state": state, "key": key, "progress": progress}
+        made = quantize(module, samples, scheme.quantization, **options)
     quantized = module.clone()
-    reports = run_scheme(module, scheme, published=published, unchecked=unchecked)
-    return Compiled(module, quantized, choices, reports)
+    reports = run_scheme(module, scheme, published=published, unchecked=unchecked, rows=made.rows.get)
+    return Compiled(module, quantized, made.choices, reports, made.reference)
 
 
 def with_quantization(scheme: Scheme, **changes: object) -> Scheme:

@@ -52,7 +52,8 @@ def pass_class(name: str) -> type[ModulePass]:
         except ImportError as error:
             raise ValueError(f"the extension's pass {name} cannot be loaded: {error}") from error
     module, attribute, _ = PASSES[name]
-    return cast("type[ModulePass]", getattr(import_module(module), attribute))
+    found = getattr(import_module(module), attribute)
+    return cast("type[ModulePass]", found[name] if isinstance(found, dict) else found)
 
 
 def pass_names() -> list[str]:

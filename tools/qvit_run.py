@@ -13,7 +13,8 @@ examples:
   qvit-run model.mlir --input image.npy --output logits.npy
   qvit-run model.onnx --input input_image=photo.npy --trace codes/
 
-Without --output, the shape, type and range of each result are printed.
+Without --output, the shape, type and range of each result are printed. A compiled model runs from real numbers to real
+numbers: @quantize_inputs, @main, @dequantize_outputs; --function main takes and gives codes.
 Exit status: 0 success; 1 failure, with one line on stderr; 2 wrong usage.
 """
 
@@ -21,7 +22,7 @@ Exit status: 0 success; 1 failure, with one line on stderr; 2 wrong usage.
 def parser() -> argparse.ArgumentParser:
     arguments = ArgumentParser(
         prog="qvit-run",
-        description="Execute the function @main of a module (.mlir or .onnx) on arrays from .npy files.",
+        description="Execute a model (.mlir or .onnx) on arrays from .npy files.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -31,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     add("--input", action="append", default=[], metavar="[NAME=]FILE", help="an input, by name or in order")
     add("--output", action="append", default=[], metavar="[NAME=]FILE", help="where a result goes, likewise")
     add("--backend", choices=["interpreter"], default="interpreter")
+    add("--function", default="", metavar="NAME", help="run this function of the module alone")
     add("--float32", action="store_true", help="run float operations in float32 instead of float64")
     add("--trace", type=Path, metavar="DIR", help="keep every integer tensor, by the name of its source node")
     add("--outputs", default="", metavar="NAME,...", help="end an .onnx graph at these tensors")

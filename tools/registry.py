@@ -1,14 +1,27 @@
-"""The names of the passes and what they do in a line: a table that `--help` can print without importing xDSL."""
+"""The names of passes and schemes and what they do in a line: tables that `--help` can print without importing xDSL."""
 
 from collections.abc import Mapping
 
 VERSION = "0.1.0"
+
+SCHEMES: dict[str, str] = {
+    "best": "Our own functions: late division of attention, tables, exact normalisation; one rounding for each step.",
+    "i-vit": "I-ViT: Shiftmax, ShiftGELU, I-LayerNorm, dyadic requantization; symmetric throughout, residual stream of 16 bits.",
+    "i-bert": "I-BERT: polynomial exponential and GELU, exact integer square root, dyadic requantization; symmetric throughout.",
+    "iptq-vit": "IPTQ-ViT: for each operation the shift-based or polynomial approximation that loses least on the samples.",
+}
+"""The schemes of transforms/pipelines.py, each a pass, and their summaries."""
 
 PASSES: dict[str, tuple[str, str, str]] = {
     "delay-dequant": (
         "qvit.transforms.delay_dequant",
         "DelayDequantPass",
         "Move dequantization behind matrix products, so that they run on integers.",
+    ),
+    "integerize": (
+        "qvit.transforms.integerize",
+        "IntegerizePass",
+        "Replace float functions between dequantize and quantize by integer ones, and split off the ends of the model.",
     ),
     "lower-requant": (
         "qvit.transforms.lower_requant",
@@ -35,6 +48,7 @@ PASSES: dict[str, tuple[str, str, str]] = {
         "RangeAnalysisPass",
         "Prove with the actual weights that no accumulator, sum or intermediate overflows; give the smallest safe widths.",
     ),
+    **{name: ("qvit.transforms.pipelines", "SCHEME_PASSES", summary) for name, summary in SCHEMES.items()},
     "lower-to-linalg": (
         "qvit.transforms.lower_to_linalg",
         "LowerToLinalgPass",
@@ -52,7 +66,24 @@ PASSES: dict[str, tuple[str, str, str]] = {
     ),
     "dce": ("xdsl.transforms.dead_code_elimination", "DeadCodeElimination", "Remove operations without uses."),
 }
-"""flag -> (module, class, first line of the help). The flag is the pass's name, and its file's, with dashes."""
+"""flag -> (module, class or table of classes by flag, first line of the help).
+
+The flag is the pass's name, and its file's, with dashes; schemes share a file."""
+
+
+SCHEMES: dict[str, str] = {
+    "best": "Our own functions: late division of attention, tables, exact normalisation; one rounding for each step.",
+    "i-vit": "I-ViT: Shiftmax, ShiftGELU, I-LayerNorm, dyadic requantization; symmetric throughout, residual stream of 16 bits.",
+    "i-bert": "I-BERT: polynomial exponential and GELU, exact integer square root, dyadic requantization; symmetric throughout.",
+    "iptq-vit": "IPTQ-ViT: for each operation the shift-based or polynomial approximation that loses least on the samples.",
+}
+"""scheme -> what it does, in a line."""
+
+
+def scheme_list() -> str:
+    """The lines of `--list-schemes`."""
+    width = max(map(len, SCHEMES)) + 2
+    return "\n".join(f"  {name:<{width}}{summary}" for name, summary in SCHEMES.items())
 
 
 def pass_list(summaries: Mapping[str, str]) -> str:

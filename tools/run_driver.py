@@ -9,8 +9,16 @@ import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 
-from qvit.backends.interpreter import ExecutionError, find_function, input_names, output_names, trace_names
-from qvit.backends.interpreter import run as interpret
+from qvit.backends.interpreter import (
+    ExecutionError,
+    find_function,
+    find_stages,
+    input_names,
+    output_names,
+    run_model,
+    trace_names,
+)
+from qvit.backends.interpreter import run as run_function
 from qvit.dialects.atomic import replacing
 from qvit.dialects.semantics.integers import Array
 from qvit.frontends.errors import did_you_mean
@@ -75,12 +83,13 @@ def trace_file(folder: Path, name: str) -> Path:
 
 def _run(args: argparse.Namespace) -> None:
     module = _load(args)
-    function = find_function(module)
-    files = _assign(args.input, input_names(function), "input")
-    missing = [name for name in input_names(function) if name not in files]
+    functions = [find_function(module, args.function)] if args.function else find_stages(module)
+    first, last = functions[0], functions[-1]
+    files = _assign(args.input, input_names(first), "input")
+    missing = [name for name in input_names(first) if name not in files]
     if missing:
         raise UsageError(f"no file for input {', '.join(missing)}: give it with --input {missing[0]}=FILE.npy")
-    targets = _assign(args.output, output_names(function), "output")
+    targets = _assign(args.output, output_names(last), "output")
     inputs = {name: _array(path) for name, path in files.items()}
     names = trace_names(module) if args.trace else {}
 
@@ -91,8 +100,12 @@ def _run(args: argparse.Namespace) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             _save(path, result)
 
-    with progress("running", total=len(function.body.block.ops)) as step:
-        results = interpret(module, inputs, float_dtype=np.float32 if args.float32 else np.float64, observe=observe)
+    dtype = np.float32 if args.float32 else np.float64
+    with progress("running", total=sum(len(function.body.block.ops) for function in functions)) as step:
+        if args.function:
+            results = run_function(module, inputs, function=args.function, float_dtype=dtype, observe=observe)
+        else:
+            results = run_model(module, inputs, float_dtype=dtype, observe=observe)
     for name, array in results.items():
         if name in targets:
             _save(targets[name], array)

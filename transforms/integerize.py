@@ -4,7 +4,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -136,7 +136,7 @@ class IntegerizePass(ModulePass):
     report: str = ""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        self.run(op)
+        sys.stderr.write(self.run(op).table())
 
     def asked(self) -> Asked:
         """The options, as the function takes them; ValueError for a name that is unknown."""
@@ -148,10 +148,9 @@ class IntegerizePass(ModulePass):
             self.round_each,
         )
 
-    def run(self, module: ModuleOp) -> IntegerReport:
-        """`apply`, which cannot return what was done."""
-        report = integerize(module, self.asked())
+    def run(self, module: ModuleOp, layers: Mapping[str, tuple[str, ...]] | None = None) -> IntegerReport:
+        """`apply`, which cannot return what was done. layers: other approximations for single operations, as in `Asked`."""
+        report = integerize(module, replace(self.asked(), layers=layers or {}))
         if self.report:
             write_text(Path(self.report), report.to_json())
-            sys.stderr.write(report.table())
         return report

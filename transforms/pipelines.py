@@ -30,6 +30,7 @@ from qvit.dialects.semantics.pot import Exponent
 from qvit.transforms.delay_dequant import DelayDequantPass
 from qvit.transforms.integerize import IntegerizePass, IntegerReport
 from qvit.transforms.lower_requant import LowerRequantPass
+from qvit.transforms.ptq.approximate import Rows, choose_approximations
 from qvit.transforms.ptq.observers import ADAPTIVE, Observer, Quantizer
 from qvit.transforms.ptq.scheme import Mixed, Quantization, all_roles
 from qvit.transforms.ptq.weights import WeightQuantizer
@@ -42,7 +43,11 @@ WIDE = Quantizer(16, symmetric=True, margin=2.0)
 
 @dataclass(frozen=True)
 class Scheme:
-    """A way from floats to integers. published: its approximations as printed in the papers, where those differ."""
+    """A way from floats to integers.
+
+    published: its approximations as printed in the papers, where those differ. candidates: approximations among which, where
+    there are samples, each operation takes the one with the least error, the cheaper ones first.
+    """
 
     name: str
     summary: str
@@ -50,6 +55,7 @@ class Scheme:
     integerize: IntegerizePass
     lower: LowerRequantPass
     published: Mapping[str, str] = field(default_factory=dict[str, str])
+    candidates: tuple[str, ...] = ()
 
     def passes(self, *, published: bool = False, unchecked: bool = False) -> tuple[ModulePass, ...]:
         """In the order that the file's docstring gives reasons for."""
@@ -60,17 +66,16 @@ class Scheme:
             self.lower,
             CanonicalizePass(),
             CommonSubexpressionElimination(),
-            RangeAnalysisPass(),
+            RangeAnalysisPass(unchecked=unchecked),
             VerifyIntegerOnlyPass(),
         )
 
 
 def _scheme(name: str, summary: str, quantization: Quantization, **passes: Any) -> Scheme:
     lower = {key: passes.pop(key) for key in ("form", "rounding") if key in passes}
-    published = passes.pop("published", {})
-    return Scheme(
-        name, summary, quantization, IntegerizePass(**passes), LowerRequantPass(**lower, allow_bounded=True), published
-    )
+    published, candidates = passes.pop("published", {}), passes.pop("candidates", ())
+    lowering = LowerRequantPass(**lower, allow_bounded=True)
+    return Scheme(name, summary, quantization, IntegerizePass(**passes), lowering, published, candidates)
 
 
 _SIGNED = Quantizer(8, symmetric=True)
@@ -115,7 +120,7 @@ I_VIT = _scheme(
         WeightQuantizer(8),
     ),
     softmax="shiftmax",
-    function="shiftgelu",
+    function="shiftgelu+table",  # what is no GELU has no other way
     layer_norm="i-layernorm",
     round_each=True,
     rounding="half_even",
@@ -140,10 +145,38 @@ I_BERT = _scheme(
         WeightQuantizer(8),
     ),
     softmax="i-softmax",
-    function="i-gelu",
+    function="i-gelu+table",  # as in i-vit
     layer_norm="ibert-layernorm",
     rounding="half_even",
     published={"function": "i-gelu-published", "layer_norm": "ibert-layernorm-published"},
+)
+
+IPTQ_VIT = _scheme(
+    "iptq-vit",
+    "IPTQ-ViT: for each operation the shift-based or polynomial approximation that loses least on the samples.",
+    Quantization(
+        all_roles(
+            _UNSIGNED,
+            WIDE,
+            pixels=Quantizer(8),
+            attention=_SIGNED,
+            probabilities=Quantizer(8, scale=2.0**-8),
+            scores=_SIGNED,
+            function=_SIGNED,
+            hidden=Quantizer(8, observer=Observer.MSE, margin=1.1),
+        ),
+        WeightQuantizer(8),
+    ),
+    softmax="bit-softmax+shiftmax+i-softmax",
+    function="poly-gelu+shiftgelu+i-gelu+table",
+    layer_norm="i-layernorm+ibert-layernorm",
+    candidates=(
+        *("bit-softmax", "shiftmax", "i-softmax"),
+        *("poly-gelu", "shiftgelu", "i-gelu"),
+        *("i-layernorm", "ibert-layernorm"),
+    ),
+    rounding="half_up",
+    published={"softmax": "bit-softmax-published"},
 )
 
 _POWER = Quantizer(8, symmetric=True, power_of_two=ADAPTIVE)
@@ -202,7 +235,9 @@ FQ_VIT = _scheme(
     published={"softmax": "lis-published", "layer_norm": "ptf-layernorm-published"},
 )
 
-SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (BEST, I_VIT, I_BERT, FQ_VIT, P2_VIT, P2_VIT_MIXED)}
+SCHEMES: dict[str, Scheme] = {
+    scheme.name: scheme for scheme in (BEST, I_VIT, I_BERT, FQ_VIT, P2_VIT, P2_VIT_MIXED, IPTQ_VIT)
+}
 """All schemes by name."""
 
 
@@ -212,15 +247,23 @@ def run_scheme(
     *,
     published: bool = False,
     unchecked: bool = False,
+    rows: Rows | None = None,
     context: Context | None = None,
 ) -> dict[str, object]:
-    """All passes of a scheme, in place; what each reports, by its name. DiagnosticException where something stays in float."""
+    """All passes of a scheme, in place; what each reports, by its name. DiagnosticException where something stays in float.
+
+    rows: what samples gave, for schemes with candidates.
+    """
     reports: dict[str, object] = {}
     for step in scheme.passes(published=published, unchecked=unchecked):
-        if isinstance(step, DelayDequantPass | IntegerizePass | LowerRequantPass | RangeAnalysisPass):
-            reports[step.name] = report = step.run(module)
-            if isinstance(report, IntegerReport) and report.left:
+        if isinstance(step, IntegerizePass):
+            choices = choose_approximations(module, rows, scheme.candidates) if rows and not published else []
+            reports["choices"] = choices
+            reports[step.name] = report = step.run(module, {choice.src: (choice.chosen,) for choice in choices})
+            if report.left:
                 raise DiagnosticException(_left(report))
+        elif isinstance(step, DelayDequantPass | LowerRequantPass | RangeAnalysisPass):
+            reports[step.name] = step.run(module)
         else:
             step.apply(context or Context(), module)
     return reports
@@ -262,3 +305,7 @@ def scheme_pass(scheme: Scheme) -> type[SchemePass]:
     """
     parts: dict[str, Any] = {"name": scheme.name, "scheme": scheme, "__doc__": text, "__module__": __name__}
     return dataclass(frozen=True)(type(f"{scheme.name.title().replace('-', '')}Pass", (SchemePass,), parts))
+
+
+SCHEME_PASSES: dict[str, type[SchemePass]] = {name: scheme_pass(scheme) for name, scheme in SCHEMES.items()}
+"""The pass of each scheme, by name."""

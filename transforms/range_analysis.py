@@ -44,13 +44,15 @@ class RangeReport:
     """What --range-analysis found.
 
     ranges: the interval of every integer tensor, finer than `values` where channels differ; quantities: every accumulator,
-    sum and intermediate, with the narrowest signed type that is safe; failures: what does not fit, or is not known to.
+    sum and intermediate, with the narrowest signed type that is safe; failures: what may not fit, or is not known to;
+    conditions: those of approximations that do not hold, so that their results may mean nothing.
     """
 
     ranges: Mapping[SSAValue, Range]
     values: list[ValueRange]
     quantities: list[Quantity]
     failures: list[Remark]
+    conditions: list[Remark]
 
     @property
     def widest(self) -> Quantity | None:
@@ -64,10 +66,8 @@ class RangeReport:
         return sorted(self.quantities, key=lambda q: q.headroom)[:_TIGHTEST]
 
     def to_json(self) -> str:
-        lists = {"values": self.values, "quantities": self.quantities, "failures": self.failures}
-        return (
-            json.dumps({name: [asdict(entry) for entry in entries] for name, entries in lists.items()}, indent=2) + "\n"
-        )
+        names = ("values", "quantities", "failures", "conditions")
+        return json.dumps({name: [asdict(entry) for entry in getattr(self, name)] for name in names}, indent=2) + "\n"
 
     def table(self) -> str:
         """A short summary for people."""
@@ -79,8 +79,10 @@ class RangeReport:
             f"    {q.headroom:>3} bits left of {q.type}: {q.src} ({q.op}), {q.what} {q.lo}..{q.hi}"
             for q in self.tightest
         ]
-        lines.append(f"  failures           {len(self.failures):>8,}")
-        lines += [f"    {_told(failure)}" for failure in self.failures]
+        for title, remarks in (("failures", self.failures), ("conditions", self.conditions)):
+            if remarks or title == "failures":
+                lines.append(f"  {title:<19}{len(remarks):>8,}")
+                lines += [f"    {_told(remark)}" for remark in remarks]
         return "\n".join(lines) + "\n"
 
 
@@ -115,15 +117,16 @@ def analyse(module: ModuleOp) -> RangeReport:
     ranges: dict[SSAValue, Range] = {}
     quantities: list[Quantity] = []
     failures: list[Remark] = []
+    conditions: list[Remark] = []
     for function in checked_functions(module):
-        a = Analysis(Weights.of(function), ranges, quantities, failures)
+        a = Analysis(Weights.of(function), ranges, quantities, failures, conditions)
         for argument in function.args:
             if (codes := _codes(argument)) is not None:
                 a.ranges[argument] = Range.of_type(codes)
         for op in function.body.walk():
             _visit(a, op)
     values = [_value_range(value, found) for value, found in ranges.items()]
-    return RangeReport(ranges, values, quantities, failures)
+    return RangeReport(ranges, values, quantities, failures, conditions)
 
 
 def _value_range(value: SSAValue, found: Range) -> ValueRange:
@@ -141,14 +144,16 @@ def bounds(module: ModuleOp) -> dict[SSAValue, Interval]:
 class RangeAnalysisPass(ModulePass):
     """Prove with the actual weights that no accumulator, sum or intermediate overflows; give the smallest safe widths.
 
-    It analyses the functions tagged `qvit.integer_only`, else @main, and prints a short table on stderr. What does not fit
-    the type that has to hold it, or is not known to, is an error that lists all of it; with `report-only` it is only told.
-    `report=FILE` writes the interval of every tensor and the width of everything else as JSON. The module is not changed.
+    It analyses the functions tagged `qvit.integer_only`, else @main, and prints a short table on stderr. What may not fit
+    the type that has to hold it, or is not known to, is an error that lists all of it, and so are conditions of
+    approximations that do not hold, unless told `unchecked`; with `report-only` all is only told. `report=FILE` writes the
+    interval of every tensor and the width of everything else as JSON. The module is not changed.
     """
 
     name: ClassVar[str] = "range-analysis"
 
     report_only: bool = False
+    unchecked: bool = False
     report: str = ""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
@@ -161,7 +166,8 @@ class RangeAnalysisPass(ModulePass):
         found = analyse(module)
         if self.report:
             write_text(Path(self.report), found.to_json())
-        if found.failures and not self.report_only:
-            count = f"range-analysis: {len(found.failures)} numbers are not proven to fit:"
-            raise DiagnosticException("\n".join([count, *(f"  {_told(failure)}" for failure in found.failures)]))
+        wrong = found.failures if self.unchecked else [*found.failures, *found.conditions]
+        if wrong and not self.report_only:
+            count = f"range-analysis: {len(wrong)} numbers or conditions are not proven:"
+            raise DiagnosticException("\n".join([count, *(f"  {_told(remark)}" for remark in wrong)]))
         return found

@@ -1,5 +1,7 @@
 """What plain `xdsl-opt` sees of this project: its entry point in the group `xdsl.universe`."""
 
+from functools import partial
+
 from xdsl.ir import Dialect
 from xdsl.passes import ModulePass
 from xdsl.universe import Universe
@@ -15,6 +17,18 @@ def _delay_dequant() -> type[ModulePass]:
     from qvit.transforms.delay_dequant import DelayDequantPass
 
     return DelayDequantPass
+
+
+def _integerize() -> type[ModulePass]:
+    from qvit.transforms.integerize import IntegerizePass
+
+    return IntegerizePass
+
+
+def _scheme(name: str) -> type[ModulePass]:
+    from qvit.transforms.pipelines import SCHEME_PASSES
+
+    return SCHEME_PASSES[name]
 
 
 def _lower_requant() -> type[ModulePass]:
@@ -53,16 +67,21 @@ def _lower_to_linalg() -> type[ModulePass]:
     return LowerToLinalgPass
 
 
+SCHEMES = ("best", "i-vit", "i-bert", "iptq-vit")
+"""The names of the schemes of `pipelines`, which is imported once one is asked for."""
+
 UNIVERSE = Universe(
     all_dialects={"qvit": _qvit},
     all_passes={
         "delay-dequant": _delay_dequant,
+        "integerize": _integerize,
         "lower-requant": _lower_requant,
         "fuse-pot": _fuse_pot,
         "smooth-pot": _smooth_pot,
         "verify-integer-only": _verify_integer_only,
         "range-analysis": _range_analysis,
         "lower-to-linalg": _lower_to_linalg,
+        **{name: partial(_scheme, name) for name in SCHEMES},
     },
 )
 """Our dialect and our passes, by name."""

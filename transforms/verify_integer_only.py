@@ -13,10 +13,8 @@ from xdsl.passes import ModulePass
 from xdsl.utils.exceptions import DiagnosticException
 from xdsl.utils.hints import isa
 
+from qvit.dialects.functions import INTEGER_ONLY
 from qvit.dialects.provenance import describe
-
-INTEGER_ONLY = "qvit.integer_only"
-"""Attribute of the function that is promised to be free of floats."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from qvit.dialects.approximations.base import (
 from qvit.dialects.approximations.i_layernorm import ILayerNorm, ILayerNormPublished
 from qvit.dialects.approximations.ibert_gelu import IGelu, IGeluPublished
 from qvit.dialects.approximations.ibert_layernorm import IbertLayerNorm, IbertLayerNormPublished
-from qvit.dialects.approximations.ibert_softmax import ISoftmax
+from qvit.dialects.approximations.ibert_softmax import ISoftmax, ISoftmaxPublished
 from qvit.dialects.approximations.iptq import BitSoftmax, BitSoftmaxPublished, PolyGelu
 from qvit.dialects.approximations.ita import Ita, ItaGelu
 from qvit.dialects.approximations.lin import Lin
@@ -40,6 +40,7 @@ SOFTMAX: dict[str, type[SoftmaxApproximation]] = {
     "bit-softmax": BitSoftmax,
     "bit-softmax-published": BitSoftmaxPublished,
     "ita": Ita,
+    "i-softmax-published": ISoftmaxPublished,
 }
 """Softmax."""
 

@@ -229,6 +229,11 @@ def require(condition: object, message: str) -> None:
         raise RangeError(message)
 
 
+def require_positive(scale: Fraction) -> None:
+    """RangeError unless the scale of the operand is positive."""
+    require(scale > 0, f"the scale of the input must be positive, found {float(scale):.4g}")
+
+
 def require_options(options: Mapping[str, Any], *known: str) -> None:
     """RangeError for an option that an approximation does not take."""
     unknown = sorted(set(options) - set(known))
@@ -257,10 +262,3 @@ def bit_length(x: Int64) -> Int64:
     exponent = np.frexp(magnitude.astype(np.float64))[1].astype(np.int64)
     # a conversion to float may round up to the next power of two
     return exponent - ((magnitude >> np.maximum(exponent - 1, 0)) == 0) * (magnitude > 0)
-
-
-def below_maximum(x: Int64, mask: Array | None) -> tuple[Int64, Array]:
-    """(x - row maximum, which entries take part), the maximum of those that do; 0 for the others. x [..., N]."""
-    keep = np.broadcast_to(True if mask is None else mask != 0, x.shape)
-    top = np.where(keep, x, x.min(-1, keepdims=True)).max(-1, keepdims=True)
-    return np.where(keep, x - top, 0), keep

@@ -19,7 +19,7 @@ from qvit.dialects.approximations.base import (
     require_options,
 )
 from qvit.dialects.approximations.ln import UNIT, Ln
-from qvit.dialects.approximations.shift_exponential import LARGEST
+from qvit.dialects.approximations.normalised import LARGEST
 from qvit.dialects.semantics.integers import Array, Int64, IntType, fit, magnitude, widen
 
 

@@ -15,6 +15,7 @@ from qvit.dialects.approximations.base import (
     Interval,
     require,
     require_options,
+    require_positive,
 )
 from qvit.dialects.approximations.gelu import centred_codes, reached, require_gelu, signed_bits
 from qvit.dialects.semantics.integers import Array, Int64, IntType, fit
@@ -85,6 +86,7 @@ class IGeluPublished(FunctionApproximation):
         """Options: shift (14 in the published code)."""
         require_options(options, "shift")
         require_gelu("i-gelu-published", spec)
+        require_positive(spec.input.scale)
         shift, unit = options.get("shift", 14), spec.input.scale / _ROOT2
         b, c = floor(_B / unit), floor(1 / _A / unit**2)
         step = _A * unit**2 * (1 << shift)
@@ -146,6 +148,7 @@ class IGelu(FunctionApproximation):
     def build(cls, spec: FunctionSpec, **options: int) -> Built:
         require_options(options)
         require_gelu("i-gelu", spec)
+        require_positive(spec.input.scale)
         bits = signed_bits(centred_codes(spec))
         require(bits <= 17, f"codes of at most 17 bits with their sign are expected, found {bits}: requantize them")
         unit, up = spec.input.scale / _ROOT2, 0

@@ -1,9 +1,9 @@
-"""`i_softmax`: I-BERT's softmax, whose exponential is a shift and a polynomial of degree two."""
+"""`i_softmax`: I-BERT's softmax, whose exponential is a shift and a polynomial; and `i_softmax_published`, to the letter."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import floor
+from math import floor, log
 from typing import ClassVar
 
 import numpy as np
@@ -16,7 +16,17 @@ from qvit.dialects.approximations.base import (
     from_maximum,
     require,
     require_options,
+    require_positive,
 )
+from qvit.dialects.approximations.normalised import (
+    LARGEST,
+    check_sum,
+    normalise,
+    normalised_intermediates,
+    probabilities,
+    verify_probabilities,
+)
+from qvit.dialects.approximations.shift_exponential import check_octave, octave_of, octaves_below, verify_octave
 from qvit.dialects.semantics.integers import Array, Int64, IntType, Rounding, fit, round_shift, saturate
 
 _A, _B = Fraction(35815147, 10**8), Fraction(96963238, 10**8)
@@ -26,12 +36,13 @@ _WIDE = IntType(16)
 
 
 @dataclass(frozen=True)
-class ISoftmax(SoftmaxApproximation):
+class ISoftmaxPublished(SoftmaxApproximation):
     """y = (E' F) >> (32 - bits), F = floor(2^32 / sum E'), E' = clip16(round(E multiplier / 2^shift)), half even.
 
     With d = x - max, at least n x0: q = floor(d / x0), r = d - x0 q, E = floor((r (r + b) + c) 2^(n - q)). The requantize to
     16 bits in the middle maps the row's maximum to 32767. y stands for y / 2^bits and is floored: at 8 bits a row of 197
-    sums to 0.6 to 0.7. x0 = floor(-0.6931 / S): coarse scores have octaves up to a code too long. A row without entries is 0.
+    sums to 0.6 to 0.7. x0 = floor(-0.6931 / S) makes octaves up to a code too long: a probability is off by up to 0.014 at
+    S = 1/20, 0.11 at 1/8, 0.34 at 0.3. A row without entries is 0.
     """
 
     x0: int
@@ -42,7 +53,7 @@ class ISoftmax(SoftmaxApproximation):
     shift: int
     bits: int
 
-    name: ClassVar[str] = "i_softmax"
+    name: ClassVar[str] = "i_softmax_published"
     source: ClassVar[str] = "I-BERT (arXiv 2101.01321), section 3.5: i-exp and i-softmax, as published"
 
     def verify(self) -> None:
@@ -66,11 +77,12 @@ class ISoftmax(SoftmaxApproximation):
     def build(cls, spec: SoftmaxSpec, **options: int) -> Built:
         """Options: n (30 in the published code), bits (8 there)."""
         require_options(options, "n", "bits")
+        require_positive(spec.scores.scale)
         scale, n, bits = spec.scores.scale, options.get("n", 30), options.get("bits", 8)
         x0, b, c = floor(-_LN2 / scale), floor(_B / _A / scale), floor(1 / _A / scale**2)
         require(
             x0 >= -(1 << 14) and 1 <= c <= 1 << 30,
-            f"scores of a scale of {float(scale):.4g} are out of the range of i-exp: a scale in 5.2e-5..1.6 is needed",
+            f"scores of a scale of {float(scale):.4g} are out of the range of i-exp: a scale in 5.2e-5..1.6 is needed, or i-softmax",
         )
         # the largest exponential, c 2^n, becomes 32767
         factor = Fraction(_WIDE.hi, c << n)
@@ -130,7 +142,7 @@ class ISoftmax(SoftmaxApproximation):
     def check(self, codes: Interval, length: int, tables: Sequence[Array]) -> None:
         require(
             self.x0 <= -2,
-            f"x0 = {self.x0} leaves no code between two powers of two: use scores of a scale below 0.69, or another softmax",
+            f"x0 = {self.x0} leaves no code between two powers of two: use scores of a scale below 0.69, or i-softmax",
         )
         d = np.arange(min(codes[1] - codes[0], -self.n * self.x0) + 1)
         e = self._exponentials(d)
@@ -140,8 +152,76 @@ class ISoftmax(SoftmaxApproximation):
         )
         require(
             length * int(e.max()) < 1 << 31,
-            f"the sum of {length} exponentials may reach {length * int(e.max())}, beyond 31 bits: use shorter rows, or sw",
+            f"the sum of {length} exponentials may reach {length * int(e.max())}, beyond 31 bits: use shorter rows, or i-softmax",
         )
+
+
+def _constants(scale: Fraction, bits: int) -> tuple[int, int, int, int]:
+    """(up, octave, b, c), the octave of bits + 1 bits."""
+    up, octave = octave_of(scale, bits)
+    step = log(2) / octave
+    return up, octave, round(float(_B / _A) / step), round(float(1 / _A) / step**2)
+
+
+@dataclass(frozen=True)
+class ISoftmax(SoftmaxApproximation):
+    """y = round(one E / sum E), at most top, as `normalise` divides; E = (c - r (b - r)) >> q; y stands for y / one.
+
+    d = max - x is q octaves and r < octave steps, as in `shiftmax`: I-BERT's polynomial with constants to nearest, on
+    octaves of 2^9 steps or more where rows are shorter than 350, of at least 2^4. From 31 octaves on E is 0. A probability is
+    off by at most 0.0010 (the polynomial's 0.0021) + N / c + 1 / (2 one) + 2^-10, half the rounding of an octave.
+    """
+
+    up: int
+    octave: int
+    b: int
+    c: int
+    one: int
+    top: int
+
+    name: ClassVar[str] = "i_softmax"
+    source: ClassVar[str] = "after I-BERT's i-softmax: finer octaves, one requantize less, a normalised reciprocal"
+
+    def verify(self) -> None:
+        verify_octave(self.name, self.up, self.octave)
+        verify_probabilities(self.name, self.one, self.top)
+        if not (self.octave <= self.b < 1 << 15 and self.octave * self.b <= self.c <= LARGEST):
+            raise ValueError(
+                f"{self.name}: octave <= b < 2^15 and octave b <= c < 2^31 are expected, found {self.octave}, {self.b}, {self.c}"
+            )
+
+    @classmethod
+    def build(cls, spec: SoftmaxSpec, **options: int) -> Built:
+        """Options: bits of the probabilities, see `probabilities`."""
+        require_options(options, "bits")
+        candidates = [_constants(spec.scores.scale, bits) for bits in range(9, 3, -1)]
+        fitting = [found for found in candidates if spec.length * found[-1] <= LARGEST]
+        require(fitting, f"rows of {spec.length} scores are too long: {LARGEST // candidates[-1][-1]} are possible")
+        one, top, type, scale = probabilities(spec, options)
+        return Built(cls(*fitting[0], one, top), (), (type,), scale)
+
+    def _polynomials(self, d: Int64) -> tuple[Int64, Int64]:
+        """(c - r (b - r), q)."""
+        q, r = octaves_below(d, self.up, self.octave)
+        return self.c - r * (self.b - r), q
+
+    def apply(
+        self, x: Int64, tables: Sequence[Array], mask: Array | None, results: Sequence[IntType]
+    ) -> tuple[Array, ...]:
+        d, keep = from_maximum(x, mask)
+        polynomials, q = self._polynomials(d)
+        e = np.where(keep, polynomials >> np.minimum(q, 31), 0)
+        return (normalise(e, self.c, self.one, self.top, results[0]),)
+
+    def intermediates(self, codes: Interval, length: int, tables: Sequence[Array]) -> dict[str, Interval]:
+        # r (b - r) grows up to b / 2, and is smaller than its value there
+        r = min(self.octave - 1, self.b // 2)
+        polynomial = {"polynomial": (self.c - r * (self.b - r), self.c)}
+        return polynomial | normalised_intermediates(self.c, length, self.one, self.top)
+
+    def check(self, codes: Interval, length: int, tables: Sequence[Array]) -> None:
+        check_octave(self.octave)
+        check_sum(self.c, length)
 
 
 def dyadic(factor: Fraction) -> tuple[int, int]:

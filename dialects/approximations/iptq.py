@@ -14,8 +14,8 @@ from qvit.dialects.approximations.base import (
     Interval,
     SoftmaxApproximation,
     SoftmaxSpec,
-    below_maximum,
     bit_length,
+    from_maximum,
     require,
     require_options,
 )
@@ -42,7 +42,7 @@ def _refinement(steps: float) -> int:
 
 def fit_polynomial(reach: float) -> tuple[float, float]:
     """(a, b) with the least mean squared error of GELU on [-reach, reach]: b by a grid, a by least squares."""
-    x = np.linspace(0, reach, 1025)
+    x = np.linspace(0, min(reach, 8.0), 1025)  # beyond, both functions are x or 0
     u = x / sqrt(2)
     real = erf(u)
 
@@ -115,21 +115,20 @@ class PolyGelu(FunctionApproximation):
         # at x > 0 it is w + 2 c, at x < 0 it is -w, at 0 it is c
         total = (min(2 * self.c, -w), max(w + 2 * self.c, 0))
         factor = (total[0] >> self.drop, total[1] >> self.drop)
-        ends = [x * g for x in codes for g in factor]
         return {
             "refined": (0, most << self.up),
-            "v": (self.b, 0),
+            "v": (self.b, min((most << self.up) + self.b, 0)),
             "v^2": (0, self.b * self.b),
             "w": (0, w),
             "sum": total,
             "factor": factor,
-            "y": (min(ends), max(ends)),
+            "y": (max(codes[1], 0) * (2 * self.c >> self.drop), min(codes[0], 0) * (-w >> self.drop)),
         }
 
     def check(self, codes: Interval, tables: Sequence[Array]) -> None:
         found = self.intermediates(codes, tables, IntType(32))
         w = found["w"][1]
-        # as published it is 1.055 there
+        # as published it is 1.055 there, fitted to any range at most 1.12
         require(
             w <= -self.c * 9 // 8,
             f"the polynomial is {w / -self.c:.3f} at 0, it should be 1: b and c do not belong together",
@@ -199,8 +198,8 @@ class BitSoftmaxPublished(SoftmaxApproximation):
     def apply(
         self, x: Int64, tables: Sequence[Array], mask: Array | None, results: Sequence[IntType]
     ) -> tuple[Array, ...]:
-        difference, keep = below_maximum(x, mask)
-        q, r = _octaves(difference, self.i0, self.n)
+        d, keep = from_maximum(x, mask)
+        q, r = _octaves(-d, self.i0, self.n)
         e = np.where(keep, np.maximum(slope(r) - self.i0, 0) << (self.n - q), 0)
         factor = (1 << self.m) // np.maximum(e.sum(-1, keepdims=True), 1)
         return (fit((e * factor) >> (self.m - self.bits + 1), results[0]),)
@@ -232,32 +231,20 @@ class BitSoftmaxPublished(SoftmaxApproximation):
         )
 
 
-def _largest(spec: SoftmaxSpec, top: int) -> tuple[int, IntType]:
-    """(the result for a probability of 1, its type): as wanted where the wanted codes can hold it, else `top`."""
-    if spec.output is not None and spec.output.zero_point == 0:
-        wanted = round(1 / spec.output.scale)
-        if 1 <= wanted <= min(spec.output.type.hi, 65535):
-            return wanted, spec.output.type
-    types = (IntType(8, False), IntType(16), IntType(16, False))
-    result = next((t for t in types if 1 <= top <= t.hi), None)
-    require(result is not None, f"top, the result for a probability of 1, must be in 1..65535, found {top}")
-    assert result is not None
-    return top, result
-
-
 @dataclass(frozen=True)
 class BitSoftmax(SoftmaxApproximation):
-    """y = round(top E / sum E), half up; E = (t 2^n) >> q, t = max(2 (Phi(r) - i0), Phi(r - i0) - i0), Phi as published.
+    """y = min(round(one E / sum E), top), half up; E = (t 2^n) >> q, t = max(2 (Phi(r) - i0), Phi(r - i0) - i0), Phi as published.
 
-    1.4375 (x - max x) 2^up = q i0 + r. Sound: 2^f on (-1, 0] is the larger of its tangents at both ends, 1 + 0.6875 f and
-    (1 + 0.6875 (f + 1)) / 2, in shifts and additions. They meet the neighbouring octaves, so a larger score never gets a
-    smaller result, and are at most 6 % below 2^f. An octave has at least 1024 steps, the sum fits 31 bits, an E below 1 is
-    0, and one reciprocal a row makes rows sum to 1 up to the rounding of their entries.
+    1.4375 (x - max x) 2^up = q i0 + r; y stands for y / one. Sound: 2^f on (-1, 0] is the larger of its tangents at both
+    ends, 1 + 0.6875 f and (1 + 0.6875 (f + 1)) / 2, in shifts and additions. They meet the neighbouring octaves, so a
+    larger score never gets a smaller result, and are at most 6 % below 2^f. An octave has at least 1024 steps, the sum fits
+    31 bits, an E below 1 is 0, and one reciprocal a row makes rows sum to 1 up to the rounding of their entries.
     """
 
     up: int
     i0: int
     n: int
+    one: int
     top: int
 
     name: ClassVar[str] = "bit_softmax"
@@ -268,22 +255,30 @@ class BitSoftmax(SoftmaxApproximation):
             raise ValueError(f"bit_softmax: expected -2^31 < i0 < 0 and up in 0..24, found {self.i0}, {self.up}")
         if not 1 <= (-2 * self.i0).bit_length() + self.n <= _WORD:
             raise ValueError(f"bit_softmax: 2 |i0| 2^n must have 1 to 31 bits, found {-2 * self.i0} * 2^{self.n}")
-        if not 1 <= self.top < 1 << 16:
-            raise ValueError(
-                f"bit_softmax: top, the result for a probability of 1, must be in 1..65535, found {self.top}"
-            )
+        if not 1 <= self.top <= self.one <= 1 << 16:
+            raise ValueError(f"bit_softmax: 1 <= top <= one <= 2^16 is expected, found {self.top} and {self.one}")
 
     @classmethod
     def build(cls, spec: SoftmaxSpec, **options: int) -> Built:
-        require_options(options, "top")
+        """Codes as wanted where 1 stands for a whole number of them; else of `bits` bits: 8 or 16 unsigned, or 15."""
+        require_options(options, "bits")
         octave = 1.4375 * log(2) / float(spec.scores.scale)
         up = _refinement(octave)
         i0 = -round(octave * 2**up)
         require(i0 > -(1 << 30), f"scores of scale {float(spec.scores.scale):.4g} are too fine: use a larger scale")
         require(spec.length < 1 << 15, f"rows of {spec.length} entries are too long for a sum of 31 bits")
         n = _WORD - (spec.length * -2 * i0).bit_length()
-        top, result = _largest(spec, options.get("top", 255))
-        return Built(cls(up, i0, n, top), (), (result,), np.array(1 / top))
+        if (output := spec.output) is not None and output.zero_point == 0 and "bits" not in options:
+            one = round(1 / output.scale)
+            # a scale such as float32(1/255) is meant to be 1/255
+            if 1 <= one <= 1 << 16 and abs(one * output.scale - 1) <= 2.0**-20:
+                top = min(one, output.type.hi)
+                return Built(cls(up, i0, n, one, top), (), (output.type,), np.array(float(output.scale)))
+        bits = options.get("bits", 8 if output is None or output.type.bits <= 8 else 16)
+        types = {8: IntType(8, False), 15: IntType(16), 16: IntType(16, False)}
+        require(bits in types, f"bits must be 8, 15 or 16, found {bits}")
+        one = types[bits].hi
+        return Built(cls(up, i0, n, one, one), (), (types[bits],), np.array(1 / one))
 
     @property
     def octaves(self) -> int:
@@ -298,28 +293,28 @@ class BitSoftmax(SoftmaxApproximation):
     def apply(
         self, x: Int64, tables: Sequence[Array], mask: Array | None, results: Sequence[IntType]
     ) -> tuple[Array, ...]:
-        difference, keep = below_maximum(x, mask)
-        q, r = _octaves(difference << self.up, self.i0, self.octaves)
+        d, keep = from_maximum(x, mask)
+        q, r = _octaves(-d << self.up, self.i0, self.octaves)
         t = np.maximum(2 * (slope(r) - self.i0), slope(r - self.i0) - self.i0)
         shift = self.n - q
         e = np.where(keep, (t << np.maximum(shift, 0)) >> np.maximum(-shift, 0), 0)
         total = np.maximum(e.sum(-1, keepdims=True), 1)
         k = bit_length(total) + 7
-        reciprocal = ((self.top << k) + (total >> 1)) // total
-        return (fit((e * reciprocal + (1 << (k - 1))) >> k, results[0]),)
+        reciprocal = ((self.one << k) + (total >> 1)) // total
+        return (fit(np.minimum((e * reciprocal + (1 << (k - 1))) >> k, self.top), results[0]),)
 
     def intermediates(self, codes: Interval, length: int, tables: Sequence[Array]) -> dict[str, Interval]:
         difference = (codes[0] - codes[1]) << self.up
         total = length * self.most
-        # the reciprocal is top 2^k / sum, rounded, and 2^k <= 2^8 sum; e <= sum
-        reciprocal = (self.top << 8) + 1
+        # the reciprocal is one 2^k / sum, rounded, and 2^k <= 2^8 sum; e <= sum
+        reciprocal = (self.one << 8) + 1
         return {
             "p": (difference + (difference >> 1) - (difference >> 4), 0),
             "r": (self.i0 + 1, 0),
             "t": (-self.i0, -2 * self.i0),
             "e": (0, self.most),
             "sum": (self.most, total),
-            "dividend": (0, (self.top << (total.bit_length() + 7)) + total),
+            "dividend": (0, (self.one << (total.bit_length() + 7)) + total),
             "reciprocal": (0, reciprocal),
             "product": (0, self.most * reciprocal + (1 << (total.bit_length() + 6))),
             "y": (0, self.top),

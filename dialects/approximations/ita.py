@@ -53,8 +53,8 @@ class Ita(SoftmaxApproximation):
     def verify(self) -> None:
         if not 0 <= self.shift <= _LAST_SHIFT:
             raise ValueError(f"ita: shift must be in 0..{_LAST_SHIFT}, found {self.shift}")
-        if self.group < 1:
-            raise ValueError(f"ita: group must be at least 1, found {self.group}")
+        if not 1 <= self.group < 1 << 31:
+            raise ValueError(f"ita: group must be in 1..2^31 - 1, found {self.group}")
 
     @classmethod
     def preferred_scale(cls, scale: Fraction) -> Fraction:
@@ -151,7 +151,8 @@ class ItaGelu(FunctionApproximation):
     def build(cls, spec: FunctionSpec, **options: int) -> Built:
         require_options(options)
         require_gelu(cls.name, spec.function)
-        s = spec.input.scale
+        codes, s = spec.input.type, spec.input.scale
+        require(codes.bits <= 8, f"ita_gelu takes codes of 8 bits, found {codes}: use poly-gelu, lin or quad")
         b, c = round(_B * sqrt(2) / float(s)), round(2 / (_A * s * s))
         require(b < 0 and c < 0, f"scale {float(s):.4g} is too coarse: use one between 0.0147 and 0.041, or table")
         built = cls(max(b, _SHORT.lo), max(c, _SHORT.lo))
@@ -166,12 +167,11 @@ class ItaGelu(FunctionApproximation):
         lowest, highest = max(codes[0], -127), max(codes[1], -127)
         square = self.b * self.b
         total = (min(2 * self.c, -square), max(square + 2 * self.c, 0))
-        ends = [x * g for x in (lowest, highest) for g in total]
         return {
-            "d": (self.b, 0),
+            "d": (self.b, min(max(abs(lowest), abs(highest)) + self.b, 0)),
             "d^2": (0, square),
             "sum": total,
-            "y": (min(ends), max(ends)),
+            "y": (max(highest, 0) * 2 * self.c, min(lowest, 0) * -square),
         }
 
     def check(self, codes: Interval, tables: Sequence[Array]) -> None:

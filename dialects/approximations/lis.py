@@ -16,8 +16,8 @@ from qvit.dialects.approximations.base import (
     Interval,
     SoftmaxApproximation,
     SoftmaxSpec,
-    below_maximum,
     bit_length,
+    from_maximum,
     require,
     require_options,
 )
@@ -104,8 +104,8 @@ class LisPublished(SoftmaxApproximation):
     def apply(
         self, x: Int64, tables: Sequence[Array], mask: Array | None, results: Sequence[IntType]
     ) -> tuple[Array, ...]:
-        difference, keep = below_maximum(x, mask)
-        q, z = _octaves(np.maximum(difference, self.n * self.x0), self.x0, self.b, self.c)
+        d, keep = from_maximum(x, mask)
+        q, z = _octaves(np.maximum(-d, self.n * self.x0), self.x0, self.b, self.c)
         e = np.where(keep, z << (self.n - q), 0)
         return (fit(log_codes(e, e.sum(-1, keepdims=True)), results[0]),)
 
@@ -185,8 +185,8 @@ class Lis(SoftmaxApproximation):
     def apply(
         self, x: Int64, tables: Sequence[Array], mask: Array | None, results: Sequence[IntType]
     ) -> tuple[Array, ...]:
-        difference, keep = below_maximum(x, mask)
-        q, z = _octaves(np.maximum(difference << self.up, self.octaves * self.x0), self.x0, self.b, self.c)
+        d, keep = from_maximum(x, mask)
+        q, z = _octaves(np.maximum(-d << self.up, self.octaves * self.x0), self.x0, self.b, self.c)
         e = np.where(keep, self._scaled(z, q), 0)
         return (fit(log_codes(e, e.sum(-1, keepdims=True)), results[0]),)
 

@@ -42,7 +42,7 @@ def mantissa_and_shift(numerator: int, denominator: int) -> tuple[int, int]:
     return min(_MANTISSA, isqrt((numerator << (2 * shift)) // denominator)), shift
 
 
-def _rounded(numerator: int, denominator: int, sign: int, square: tuple[int, int]) -> int:
+def round_with_root(numerator: int, denominator: int, sign: int, square: tuple[int, int]) -> int:
     """numerator / denominator + sign * sqrt(square), rounded half to even, exactly; `square` is a fraction >= 0."""
     # twice the number is (2 numerator + sign sqrt(T)) / denominator; half of it is a tie if that is an odd integer
     over, under = 4 * square[0] * denominator**2, square[1]
@@ -78,8 +78,8 @@ def _operand(spec: LayerNormSpec) -> tuple[Int64, int]:
     factors = np.zeros(channels, np.int64) if spec.factors is None else widen(spec.factors)
     require(len(factors) == channels, f"expected {channels} factors, one a channel, found {len(factors)}")
     require(
-        factors.min(initial=0) >= 0 and factors.max(initial=0) <= 7,
-        f"factors must be in 0..7, found {factors.min(initial=0)}..{factors.max(initial=0)}",
+        factors.min() >= 0 and factors.max() <= 7,
+        f"factors must be in 0..7, found {factors.min()}..{factors.max()}",
     )
     return factors, spec.input.zero_point
 
@@ -87,6 +87,12 @@ def _operand(spec: LayerNormSpec) -> tuple[Int64, int]:
 def _require_finite(spec: LayerNormSpec) -> None:
     finite = np.isfinite(spec.gamma).all() and np.isfinite(spec.beta).all() and isfinite(float(spec.output.scale))
     require(finite, "gamma and beta must be finite")
+
+
+def _require_zero_points(name: str, *zero_points: int) -> None:
+    for zero_point in zero_points:
+        if not -(1 << 31) <= zero_point < 1 << 31:
+            raise ValueError(f"{name}: zero points must fit 32 bits, found {zero_point}")
 
 
 def _require_factors(name: str, factor: Array) -> None:
@@ -153,6 +159,7 @@ class PtfLayerNormPublished(LayerNormApproximation):
     def verify(self) -> None:
         if not 1 <= self.denominator < 1 << 53:
             raise ValueError(f"ptf_layernorm_published: denominator must be in 1..2^53 - 1, found {self.denominator}")
+        _require_zero_points(self.name, self.input_zero_point, self.zero_point)
 
     @classmethod
     def build(cls, spec: LayerNormSpec, **options: int) -> Built:
@@ -187,7 +194,7 @@ class PtfLayerNormPublished(LayerNormApproximation):
         up, down = _ratio(offset_power + shift)
         sign = -1 if gain * total > 0 else 1
         mean = (square[0] * total**2 * (variance > 0)) << (2 * shift), square[1]
-        return mantissa, shift, _rounded(offset * up, under * down, sign, mean)
+        return mantissa, shift, round_with_root(offset * up, under * down, sign, mean)
 
     def apply(self, x: Int64, tables: Sequence[Array], result: IntType) -> Array:
         factor, gain = widen(tables[0]), widen(tables[1])
@@ -257,9 +264,9 @@ class PtfLayerNorm(LayerNormApproximation):
     D = C sum X^2 - (sum X)^2 + epsilon is exact, epsilon = round(C^2 eps / S^2). gamma / S_out = G 2^-power, |G| of `bits`
     bits; B = round((beta / S_out + zero point) 2^guard). M has bits - 1 to bits bits: the reciprocal square root of D, of
     30 bits, times |G|. Sound: no division, products below 2^63, no clipped shift, the mean is subtracted from X and not
-    from a rounded product. Before the last rounding the result is off by at most |y| (3 / 2^bits + 2e-8) + 1 / 2^guard:
-    with 16 bits never more than one unit of 8-bit codes from the correctly rounded one. gamma = 0 gives beta, a constant
-    row too.
+    from a rounded product. Before the last rounding the result is off by at most |y - beta| (3 / 2^bits + 2e-8) + 1 / 2^guard
+    units, where epsilon is 0: with 16 bits never more than one unit of 8-bit codes from the correctly rounded one. gamma =
+    0 gives beta, a constant row too.
     """
 
     bits: int
@@ -279,6 +286,7 @@ class PtfLayerNorm(LayerNormApproximation):
             raise ValueError(f"ptf_layernorm: guard must be in 1..20, found {self.guard}")
         if not 0 <= self.epsilon < 1 << 62:
             raise ValueError(f"ptf_layernorm: epsilon must be in 0..2^62 - 1, found {self.epsilon}")
+        _require_zero_points(self.name, self.input_zero_point)
 
     @classmethod
     def build(cls, spec: LayerNormSpec, **options: int) -> Built:

@@ -5,17 +5,12 @@ from math import floor, frexp, log
 
 import numpy as np
 
-from qvit.dialects.approximations.base import require
+from qvit.dialects.approximations.base import require, require_positive
 from qvit.dialects.semantics.integers import Int64
-
-LARGEST = (1 << 31) - 1
-"""Where published sums are clamped."""
 
 _SHIFTS = 31
 
-
-def require_positive(scale: Fraction) -> None:
-    require(scale > 0, f"the scale of scores must be positive, found {float(scale):.4g}")
+_UP_LEAST, _UP_MOST = -40, 30
 
 
 # --- as published (I-ViT, section 3.3) ---
@@ -59,15 +54,20 @@ FINE = 11
 """An octave has 2^11 .. 2^12 - 1 steps: its length is rounded by at most 2^-12 of itself."""
 
 
-def octave_of(scale: Fraction) -> tuple[int, int]:
-    """(up, octave): a code is 2^up steps, `octave` steps halve e^-(scale code); RangeError for a scale out of all reason."""
+def octave_of(scale: Fraction, bits: int = FINE) -> tuple[int, int]:
+    """(up, octave): a code is 2^up steps, and `octave`, 2^bits .. 2^(bits + 1) - 1 steps, halve e^-(scale code).
+
+    RangeError for a scale out of all reason.
+    """
     require_positive(scale)
     fraction, exponent = frexp(log(2) / float(scale))
-    octave = round(fraction * (2 << FINE))
-    up = FINE + 1 - exponent
-    if octave == 2 << FINE:
-        octave, up = 1 << FINE, up - 1
-    require(-_SHIFTS <= up < _SHIFTS, f"a scale of {float(scale):.4g} is out of the range 2^-43..2^18 of exponentials")
+    octave = round(fraction * (2 << bits))
+    up = bits + 1 - exponent
+    if octave == 2 << bits:
+        octave, up = 1 << bits, up - 1
+    require(
+        _UP_LEAST <= up <= _UP_MOST, f"a scale of {float(scale):.4g} is out of the range 2^-43..2^18 of exponentials"
+    )
     return up, octave
 
 
@@ -96,8 +96,8 @@ def shift_exponential(d: Int64, up: int, octave: int, n: int) -> Int64:
 
 def verify_octave(name: str, up: int, octave: int) -> None:
     """ValueError if one is out of range."""
-    if not -_SHIFTS <= up < _SHIFTS:
-        raise ValueError(f"{name}: up must be in -31..30, found {up}")
+    if not _UP_LEAST <= up <= _UP_MOST:
+        raise ValueError(f"{name}: up must be in {_UP_LEAST}..{_UP_MOST}, found {up}")
     if not 1 <= octave < 2 << FINE:
         raise ValueError(f"{name}: octave must be in 1..4095, found {octave}")
 

@@ -16,8 +16,8 @@ from qvit.dialects.approximations.base import (
     require_options,
 )
 from qvit.dialects.approximations.gelu import centred_codes, reached, require_gelu, signed_bits, word
+from qvit.dialects.approximations.normalised import LARGEST
 from qvit.dialects.approximations.shift_exponential import (
-    LARGEST,
     check_octave,
     octave_of,
     published_exponent,

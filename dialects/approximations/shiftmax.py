@@ -11,13 +11,19 @@ from qvit.dialects.approximations.base import (
     Interval,
     SoftmaxApproximation,
     SoftmaxSpec,
-    bit_length,
     from_maximum,
     require,
     require_options,
 )
-from qvit.dialects.approximations.shift_exponential import (
+from qvit.dialects.approximations.normalised import (
     LARGEST,
+    check_sum,
+    normalise,
+    normalised_intermediates,
+    probabilities,
+    verify_probabilities,
+)
+from qvit.dialects.approximations.shift_exponential import (
     check_octave,
     octave_of,
     published_exponent,
@@ -105,9 +111,8 @@ class ShiftmaxPublished(SoftmaxApproximation):
 
 @dataclass(frozen=True)
 class Shiftmax(SoftmaxApproximation):
-    """y = min(round(E R / 2^s), top), half up, R = round(one 2^s / sum E), s = 14 + bits of the sum: R has 15 bits or more.
+    """y = round(one E / sum E), at most top, as `normalise` divides; E = shift_exponential(max - x); y stands for y / one.
 
-    E = shift_exponential(max - x), and y stands for y / one.
     In the spirit of I-ViT: an octave is a shift, between two there is a straight line. Its length in codes is kept to 12
     bits at any scale; what is far below the maximum is 0; n is the largest that lets a row's sum fit 31 bits. A probability
     p is off by at most 0.0152 (the line's 6.15 %) + N / peak + 1 / (2 one). It never orders two entries the wrong way.
@@ -128,8 +133,7 @@ class Shiftmax(SoftmaxApproximation):
         verify_octave(self.name, self.up, self.octave)
         if not 0 <= self.n <= 29 or self.peak > LARGEST:
             raise ValueError(f"{self.name}: n must be in 0..29 and 2^n 2 octave below 2^31, found n = {self.n}")
-        if not 1 <= self.top <= self.one <= 1 << 16:
-            raise ValueError(f"{self.name}: 1 <= top <= one <= 2^16 is expected, found {self.top} and {self.one}")
+        verify_probabilities(self.name, self.one, self.top)
 
     @property
     def peak(self) -> int:
@@ -138,56 +142,25 @@ class Shiftmax(SoftmaxApproximation):
 
     @classmethod
     def build(cls, spec: SoftmaxSpec, **options: int) -> Built:
-        """Codes as wanted where 1 stands for a whole number of them; else of `bits` bits: 8 or 16 unsigned, or 15."""
+        """Options: bits of the probabilities, see `probabilities`."""
         require_options(options, "bits")
         up, octave = octave_of(spec.scores.scale)
         room = LARGEST // (2 * octave * spec.length)
         require(room >= 1, f"rows of {spec.length} scores are too long: {LARGEST // (2 * octave)} are possible")
-        n = min(room.bit_length() - 1, 29)
-        if (output := spec.output) is not None and output.zero_point == 0 and "bits" not in options:
-            one = round(1 / output.scale)
-            # a scale such as float32(1/255) is meant to be 1/255
-            if 1 <= one <= 1 << 16 and abs(one * output.scale - 1) <= 2.0**-20:
-                approximation = cls(up, octave, n, one, min(one, output.type.hi))
-                return Built(approximation, (), (output.type,), np.array(float(output.scale)))
-        bits = options.get("bits", 8 if output is None or output.type.bits <= 8 else 16)
-        types = {8: IntType(8, False), 15: IntType(16), 16: IntType(16, False)}
-        require(bits in types, f"bits must be 8, 15 or 16, found {bits}")
-        one = types[bits].hi
-        return Built(cls(up, octave, n, one, one), (), (types[bits],), np.array(1 / one))
+        one, top, type, scale = probabilities(spec, options)
+        return Built(cls(up, octave, min(room.bit_length() - 1, 29), one, top), (), (type,), scale)
 
     def apply(
         self, x: Int64, tables: Sequence[Array], mask: Array | None, results: Sequence[IntType]
     ) -> tuple[Array, ...]:
         d, keep = from_maximum(x, mask)
         e = np.where(keep, shift_exponential(d, self.up, self.octave, self.n), 0)
-        # the peak is in the sum unless a row has no entry
-        total = fit(np.maximum(e.sum(-1, keepdims=True), self.peak), IntType(32)).astype(np.int64)
-        shift = bit_length(total) + 14
-        reciprocal = ((self.one << shift) + (total >> 1)) // total
-        y = (e * reciprocal + (1 << (shift - 1))) >> shift
-        return (fit(np.minimum(y, self.top), results[0]),)
+        return (normalise(e, self.peak, self.one, self.top, results[0]),)
 
     def intermediates(self, codes: Interval, length: int, tables: Sequence[Array]) -> dict[str, Interval]:
-        total = length * self.peak
-        shift = total.bit_length() + 14
-        dividend = (self.one << shift) + (total >> 1)
-        return {
-            "line": (self.octave + 1, 2 * self.octave),
-            "e": (0, self.peak),
-            "sum": (self.peak, total),
-            "dividend": (self.one << (self.peak.bit_length() + 14), dividend),
-            # 2^(bits - 1) <= sum < 2^bits
-            "reciprocal": (self.one << 14, self.one << 15),
-            # E <= sum, and the reciprocal is rounded by at most 1/2
-            "product": (0, dividend),
-            "rounded": (0, dividend + (1 << (shift - 1))),
-            "y": (0, self.top),
-        }
+        line = {"line": (self.octave + 1, 2 * self.octave)}
+        return line | normalised_intermediates(self.peak, length, self.one, self.top)
 
     def check(self, codes: Interval, length: int, tables: Sequence[Array]) -> None:
         check_octave(self.octave)
-        require(
-            length * self.peak <= LARGEST,
-            f"the sum of {length} exponentials reaches {length * self.peak}, beyond 2^31 - 1: n = {self.n} is for shorter rows",
-        )
+        check_sum(self.peak, length)

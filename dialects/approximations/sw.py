@@ -200,7 +200,9 @@ class SwLate(_WideSoftmax):
     """Weights relative to the row's maximum, y = (255 E + 2^(bits - 1)) >> bits, and the row's sum of E.
 
     The probability is 2^bits / 255 y / sum, up to the rounding of y; the division comes behind the product with the values,
-    as for `sm8_late`. The maximum of a row is always 255. `bits` is what lets the sum fit 31 bits: 23 for rows of 197.
+    as for `sm8_late`. But here the sum is that before the rounding: a long tail of entries below half a weight, each 0, still
+    takes its share from the others. The maximum of a row is always 255. `bits` is what lets the sum fit 31 bits: 23 for rows
+    of 197.
     """
 
     name: ClassVar[str] = "sw_late"

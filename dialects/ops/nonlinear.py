@@ -35,6 +35,7 @@ from xdsl.traits import Pure
 
 from qvit.dialects.ops.checks import (
     require,
+    require_element,
     require_float,
     require_integer,
     require_mask,
@@ -42,7 +43,7 @@ from qvit.dialects.ops.checks import (
     takes_integers,
 )
 from qvit.dialects.ops.products import ints
-from qvit.dialects.types import element_of, shape_of
+from qvit.dialects.types import element_dtype, element_of, shape_of
 
 
 def _require_axis(axis: int, operand: SSAValue) -> None:
@@ -250,6 +251,48 @@ class ReduceSumOp(IRDLOperation):
         require_integer("input", self.input)
         require(takes_integers(self.result, input=self.input), "input: expected a tensor of integers")
         _require_axes(self.axes.get_values(), self.keeps, self.input, self.result)
+
+
+@irdl_op_definition
+class ArgmaxOp(IRDLOperation):
+    """The index of the largest element along `axis`, which is kept with length 1 (`keepdims = true`) or dropped.
+
+    Of floats or integers; of equal elements the first (ONNX ArgMax with select_last_index = 0).
+
+    ```mlir
+    %y = qvit.argmax %x {axis = 1 : i64, keepdims = false} : tensor<50x10xi16> -> tensor<50xi64>
+    ```
+    """
+
+    name = "qvit.argmax"
+
+    input = operand_def(TensorType)
+    axis = prop_def(IntegerAttr.constr(i64))
+    keepdims = prop_def(IntegerAttr.constr(i1))
+    result = result_def(TensorType)
+
+    traits = traits_def(Pure())
+
+    irdl_options = (ParsePropInAttrDict(),)
+    assembly_format = "$input attr-dict `:` type($input) `->` type($result)"
+
+    def __init__(self, input: SSAValue, axis: int, keepdims: bool) -> None:
+        super().__init__(
+            operands=[input],
+            properties={"axis": IntegerAttr(axis, i64), "keepdims": BoolAttr.from_bool(keepdims)},
+            result_types=[TensorType(i64, reduced_shape(shape_of(input), [axis], keepdims))],
+        )
+
+    @property
+    def keeps(self) -> bool:
+        return bool(self.keepdims.value.data)
+
+    def verify_(self) -> None:
+        element_dtype(element_of(self.input))
+        require_element("result", self.result, i64)
+        axis = self.axis.value.data
+        _require_axes([axis], self.keeps, self.input, self.result)
+        require(shape_of(self.input)[axis] > 0, f"input: axis {axis} of {self.input.type} has no element")
 
 
 @irdl_op_definition

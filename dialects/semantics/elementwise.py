@@ -32,6 +32,11 @@ def total(x: Array, axes: Sequence[int], keepdims: bool, result: IntType) -> Arr
     return fit(np.asarray(wide.sum(axis=tuple(axes), keepdims=keepdims)), result)
 
 
+def argmax(x: Array, axis: int, keepdims: bool) -> Array:
+    """The index of the largest element along `axis`, in int64; of equal ones the first."""
+    return np.asarray(x.argmax(axis=axis, keepdims=keepdims), np.int64)
+
+
 def sigmoid(x: Array) -> Array:
     """1 / (1 + e^-x), without overflow on either side."""
     e = np.exp(-np.abs(x))

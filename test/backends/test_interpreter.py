@@ -291,6 +291,14 @@ CASES: list[Case] = [
         lambda x: x.sum(1, np.int64),
     ),
     (
+        "%y = qvit.argmax %x {axis = 1 : i64, keepdims = true} : tensor<2x3x4xf32> -> tensor<2x1x4xi64>",
+        lambda x: x.argmax(1)[:, None],
+    ),
+    (
+        "%y = qvit.argmax %x {axis = 2 : i64, keepdims = false} : tensor<2x3x4xi3> -> tensor<2x3xi64>",
+        lambda x: x.argmax(2),
+    ),
+    (
         '%y = qvit.resize %x {mode = "cubic", coordinates = "asymmetric", scales = array<f64: 1.5, 0.5>, cubic_a = -0.5'
         " : f64}"
         " : tensor<2x4x4xf32> -> tensor<2x6x2xf32>",

@@ -95,6 +95,7 @@ FORMS = """
 %y = qvit.layer_norm %x, %g axis 0 epsilon 0.000000e+00 : (tensor<3xf32>, tensor<3xf32>) -> tensor<3xf32>
 %y = qvit.reduce_mean %x {axes = array<i64: 0, 2>, keepdims = false} : tensor<2x3x4xf32> -> tensor<3xf32>
 %y = qvit.reduce_sum %x {axes = array<i64: 0, 2>, keepdims = true} : tensor<2x3x4xui8> -> tensor<1x3x1xi64>
+%y = qvit.argmax %x {axis = 0 : i64, keepdims = true} : tensor<2x3xf32> -> tensor<1x3xi64>
 %y = qvit.resize %x {mode = "cubic", coordinates = "align_corners", scales = array<f64: 5.000000e-01, 2.000000e+00>, cubic_a = -5.000000e-01 : f64} : tensor<4x4xf32> -> tensor<2x8xf32>
 %y = qvit.slice %x axis 0 start 4 size 3 step -2 : tensor<5xi8> -> tensor<3xi8>
 %y = qvit.reshape %x : tensor<i8> -> tensor<1x1xi8>
@@ -352,6 +353,11 @@ CONSTRUCTED: list[tuple[tuple[str, ...], Callable[..., Operation], str]] = [
         ("2x3x4xi16",),
         lambda x: nonlinear.ReduceSumOp(x, [1], False, i64),
         "qvit.reduce_sum %1 {axes = array<i64: 1>, keepdims = false} : tensor<2x3x4xi16> -> tensor<2x4xi64>",
+    ),
+    (
+        ("2x3xui8",),
+        lambda x: nonlinear.ArgmaxOp(x, 1, False),
+        "qvit.argmax %1 {axis = 1 : i64, keepdims = false} : tensor<2x3xui8> -> tensor<2xi64>",
     ),
     (
         ("7x4x4xf32",),
@@ -941,6 +947,16 @@ RULES = r"""
     axes: expected different ones, found [1, 1]
 %y = qvit.reduce_sum %x {axes = array<i64: 1>, keepdims = false} : tensor<2x3xi8> -> tensor<2x1xi32>
     result: expected shape (2,), found (2, 1)
+%y = qvit.argmax %x {axis = 1 : i64, keepdims = true} : tensor<2x3xbf16> -> tensor<2x1xi64>
+    element type bf16 is none of f32, f64, i1..i64, ui1..ui32
+%y = qvit.argmax %x {axis = 1 : i64, keepdims = true} : tensor<2x3xi8> -> tensor<2x1xi8>
+    result: expected elements of type i64, found i8
+%y = qvit.argmax %x {axis = 2 : i64, keepdims = true} : tensor<2x3xi8> -> tensor<2x1xi64>
+    axis: 2 is outside the 2 dimensions of tensor<2x3xi8>
+%y = qvit.argmax %x {axis = 1 : i64, keepdims = true} : tensor<2x3xi8> -> tensor<2xi64>
+    result: expected shape (2, 1), found (2,)
+%y = qvit.argmax %x {axis = 1 : i64, keepdims = false} : tensor<2x0xi8> -> tensor<2xi64>
+    input: axis 1 of tensor<2x0xi8> has no element
 %y = qvit.resize %x {mode = "linear", coordinates = "asymmetric", scales = array<f64: 2.0, 2.0>} : tensor<2x2xi8> -> tensor<4x4xi8>
     input: expected a tensor of f32 or f64
 %y = qvit.resize %x {mode = "linear", coordinates = "asymmetric", scales = array<f64: 2.0, 2.0>} : tensor<1x2x2xf32> -> tensor<2x4x4xf32>

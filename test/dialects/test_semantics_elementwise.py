@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from qvit.dialects.semantics.elementwise import (
     COMPARISONS,
     add,
+    argmax,
     clip,
     compare,
     erf,
@@ -234,6 +235,21 @@ def test_clip_of_codes(bounds: tuple[int, int]) -> None:
     found = clip(codes, *bounds)
     assert found.dtype == np.int8
     assert found.tolist() == [oracle.saturated(code, bounds) for code in codes.tolist()]
+
+
+@pytest.mark.parametrize("codes", [IntType(2), I8, UI32, I64], ids=str)
+def test_argmax(codes: IntType) -> None:
+    rng = np.random.default_rng(codes.bits)
+    x = rng.integers(codes.lo, codes.hi, (3000, 4), endpoint=True, dtype=codes.dtype)
+    assert argmax(x, 1, False).tolist() == [oracle.argmax(row) for row in x.tolist()]
+    kept = argmax(x, 0, True)
+    assert kept.tolist() == [[oracle.argmax(column) for column in x.T.tolist()]]
+    assert kept.dtype == np.int64
+
+
+def test_argmax_takes_the_first_of_equal_ones() -> None:
+    rows = np.array(list(product((-1.5, 0.0, 2.5), repeat=4)))
+    assert argmax(rows, 1, False).tolist() == [oracle.argmax(row) for row in rows.tolist()]
 
 
 def test_clip_of_floats() -> None:

@@ -1,6 +1,7 @@
 """quantize, dequantize, requantize, add_requant and threshold against the oracle."""
 
 import struct
+from collections.abc import Callable
 from fractions import Fraction
 from itertools import product
 from random import Random
@@ -537,13 +538,28 @@ def test_divided_rows(mode: Rounding) -> None:
     assert requantize_real(x, factors, 2, (np.array(3), np.array(-5)), mode, I8, z).tolist() == real
 
 
-@given(st.integers(2**30, 2**31 - 1), DIVISORS)
-def test_reciprocals_have_30_bits(multiplier: int, divisor: tuple[IntType, int]) -> None:
-    number, k = (int(v) for v in reciprocal(np.array(multiplier), np.array(divisor[1])))
-    exact = Fraction(multiplier, divisor[1]) * 2**k
+@given(st.integers(2**30, 2**31 - 1), DIVISORS, st.integers(0, 1))
+def test_reciprocals_have_30_bits(multiplier: int, divisor: tuple[IntType, int], less: int) -> None:
+    z = max(divisor[1] - less, 1)
+    number, k = (int(v) for v in reciprocal(np.array(multiplier), np.array(z)))
+    assert k == z.bit_length() - 1
+    exact = Fraction(multiplier, z) * 2**k
     assert 2**29 <= number < 2**31
     assert number <= exact
     assert (exact - number) * 2**29 < exact
+
+
+@pytest.mark.parametrize("z", [1, 2, 3, 2**53 - 1, 2**54 - 1, 2**62 - 1, 2**62, 2**63 - 1])
+def test_bit_lengths_of_divisors(z: int) -> None:
+    """Also of those that floats round up to the next power of two."""
+    assert int(reciprocal(np.array(2**30), np.array(z))[1]) == z.bit_length() - 1
+
+
+@MODES
+def test_divided_large_codes_by_powers_of_two(mode: Rounding) -> None:
+    """Codes of 32 bits show the last bits of the reciprocals."""
+    pairs = list(product([2**31 - 1, 2**31 - 2, -(2**31), 1518500249], [1, 3, 5, 7, 11, 12345]))
+    check_divided(pairs, I32, I32, (1, 0), (0, 0), mode, I32)
 
 
 @pytest.mark.parametrize("divisor", [[3, 0], [3, -1]])
@@ -712,6 +728,17 @@ def test_add_requant_real_ties(round_each: bool, mode: Rounding) -> None:
         check_add_real(pairs, I4, factors, (1, -2, 3), mode, round_each, I4)
 
 
+@MODES
+def test_add_requant_real_cancels(mode: Rounding) -> None:
+    """Terms that are large, and off as floats by more than the distance of their sum from a boundary."""
+    random = Random(23)
+    for _ in range(60):
+        x, y = (random.choice((-1, 1)) * random.randrange(2**29, 2**31) for _ in range(2))
+        f, boundary = Fraction(random.randrange(3**20), 3**20), Fraction(random.randrange(-9, 9), 2)
+        for off in (0, Fraction(1, 10**10), -Fraction(1, 10**10)):
+            check_add_real([(x, y)], I32, (f, (boundary + off - f * x) / y), (0, 0, 0), mode, False, I8)
+
+
 @given(
     st.sampled_from([I8, I16, I32, UI32, I64]),
     st.sampled_from([I8, UI16, I32, I64]),
@@ -759,6 +786,51 @@ def test_empty_tensors() -> None:
             3,
         )
     assert requantize_dyadic(x, one, one, (one, one), Rounding.HALF_UP, I8).dtype == np.int8
+
+
+# --- many values ---
+
+
+@pytest.mark.slow
+@MODES
+def test_a_quarter_of_a_million_values(mode: Rounding) -> None:
+    """Of each operation and mode: 16 and 32 bits, small and large codes alike, factors for each channel."""
+    rng, rows, columns = np.random.default_rng(17), 250, 1000
+    scales = np.exp2(rng.uniform(0, 31, (rows, columns)))
+    x = (scales * rng.choice([-1, 1], (rows, columns))).astype(np.int32)
+    a, b = (v.astype(np.int16) for v in (x >> 16, x[::-1] >> 15))
+    z = np.exp2(rng.uniform(0, 31, (rows, 1))).astype(np.int32)
+    m, n = (rng.integers(2**30, 2**31, columns) * rng.choice([-1, 1], columns) for _ in range(2))
+    s = rng.integers(24, 45, columns)
+    left, right = ([oracle.dyadic(int(v), int(t)) for v, t in zip(w, s, strict=True)] for w in (m, n))
+
+    def expected(element: Callable[[int, int], int]) -> NDArray[np.int64]:
+        return np.array([[element(i, j) for j in range(columns)] for i in range(rows)])
+
+    found = requantize_dyadic(x, m, s, (np.array(3), np.array(-5)), mode, I8)
+    exact = expected(lambda i, j: oracle.requantize(int(x[i, j]), left[j], 3, -5, mode, limits(I8)))
+    assert np.array_equal(found, exact)
+    found = requantize_dyadic(x, m, s, ZERO, mode, I16, z)
+    exact = expected(
+        lambda i, j: oracle.requantize(
+            int(x[i, j]), oracle.reciprocal(int(m[j]), int(s[j]), int(z[i, 0])), 0, 0, mode, limits(I16)
+        )
+    )
+    assert np.array_equal(found, exact)
+    for each in (False, True):
+        found = add_requant(a, b, (m, n), (s, s[::-1]), (*ZERO, np.array(7)), mode, each, I16)
+        exact = expected(
+            lambda i, j, each=each: oracle.add_requant(
+                [(int(a[i, j]), 0, left[j]), (int(b[i, j]), 0, oracle.dyadic(int(n[j]), int(s[-1 - j])))],
+                7,
+                mode,
+                each,
+                limits(I16),
+            )
+        )
+        assert np.array_equal(found, exact)
+    reals = add_requant_real(a, b, (left, right), (1, 1), (*ZERO, np.array(7)), mode, False, I16)
+    assert np.array_equal(reals, add_requant(a, b, (m, n), (s, s), (*ZERO, np.array(7)), mode, False, I16))
 
 
 # --- threshold ---

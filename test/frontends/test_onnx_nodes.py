@@ -217,6 +217,9 @@ NORMALISATION = [
     *cases("ReduceMean", x(2, 3, 4), i64(), opsets=(18,)),
     *cases("ReduceMean", x(2, 3, 4), i64(), noop_with_empty_axes=1, opsets=(18,)),
     *cases("ReduceMean", x(2, 3, 4), None, noop_with_empty_axes=1, opsets=(18,)),
+    *cases("ArgMax", x(2, 3, 4), opsets=(11, 13, 21)),
+    *cases("ArgMax", x(2, 3, 4), axis=-1, keepdims=0, opsets=(11, 13)),
+    *cases("ArgMax", whole("int32", 4, 5), axis=1, select_last_index=0, opsets=(13,)),
 ]
 
 SQUARE = x(3, 3, 2)

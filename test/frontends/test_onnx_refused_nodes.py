@@ -34,6 +34,7 @@ UNREAD = [
     refused("3 dimensions, expected 4", "Conv", x(1, 3, 5), c(4, 3, 2)),
     refused("5 dimensions, expected 4", "Conv", x(1, 3, 5, 5, 5), c(4, 3, 2, 2, 2)),
     refused("mean or deviation is used", "LayerNormalization", x(2, 3), c(3), outputs=3),
+    refused("select_last_index is not read", "ArgMax", x(2, 3), select_last_index=1),
     refused("training_mode", "BatchNormalization", x(2, 3, 4), c(3), c(3), c(3), c(3, lo=0.1), training_mode=1),
     refused("training", "Dropout", x(2, 3), STEP, np.array(True)),
     refused("mask", "Dropout", x(2, 3), outputs=2),

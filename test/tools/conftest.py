@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from data.tool_call import Done, Tool
 
-from qvit.tools import qvit_opt, qvit_run
+from qvit.tools import qvit_compile, qvit_opt, qvit_run
 
 
 @pytest.fixture
@@ -41,3 +41,9 @@ def opt(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
 @pytest.fixture
 def run(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Tool:
     return _tool(qvit_run.main, capsys, monkeypatch)
+
+
+@pytest.fixture
+def tool(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Tool:
+    """qvit-compile"""
+    return _tool(qvit_compile.main, capsys, monkeypatch)

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from qvit.tools import qvit_opt
+from qvit.tools import qvit_opt, registry
 from qvit.tools.opt_driver import pass_class
 from qvit.tools.registry import PASSES, VERSION
+from qvit.transforms import pipelines, universe
 from qvit.transforms.universe import UNIVERSE
 
 QUESTIONS = [
@@ -18,6 +19,8 @@ QUESTIONS = [
     ("qvit_opt", "--version"),
     ("qvit_opt", "--list-passes"),
     ("qvit_run", "--help"),
+    ("qvit_compile", "--help"),
+    ("qvit_compile", "--list-schemes"),
 ]
 
 
@@ -65,8 +68,9 @@ def test_list_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in lines] == [f"--{name}" for name in PASSES]
 
 
-def test_version_of_qvit_run() -> None:
-    assert answer("qvit_run", "--version") == f"qvit {VERSION}\n"
+@pytest.mark.parametrize("tool", ["qvit_run", "qvit_compile"])
+def test_version_of_the_others(tool: str) -> None:
+    assert answer(tool, "--version") == f"qvit {VERSION}\n"
 
 
 # --- the table of passes ---
@@ -84,7 +88,12 @@ def test_flag_is_the_name_of_the_pass(name: str) -> None:
     assert pass_class(name).name == name
 
 
-@pytest.mark.parametrize("name", OURS)
+def test_every_scheme_is_a_pass() -> None:
+    assert {name: scheme.summary for name, scheme in pipelines.SCHEMES.items()} == registry.SCHEMES
+    assert set(universe.SCHEMES) == pipelines.SCHEMES.keys()
+
+
+@pytest.mark.parametrize("name", [name for name in OURS if name not in registry.SCHEMES])
 def test_flag_is_the_name_of_the_file(name: str) -> None:
     module, class_name, _ = PASSES[name]
     assert module == f"qvit.transforms.{name.replace('-', '_')}"

@@ -117,6 +117,49 @@ def test_damaged_input(run: Tool, program: Path, name: str) -> None:
     assert "bad.npy" in run("program.mlir", "--input", "bad.npy", *INPUTS[2:]).failed()
 
 
+# --- compiled models ---
+
+COMPILED = """\
+func.func @quantize_inputs(%x: tensor<2x3xf32> {qvit.name = "image"}) -> (tensor<2x3xi8> {qvit.name = "image"}) {
+  %q = qvit.quantize %x <0.5> {qvit.src = ["image/q"]} : tensor<2x3xf32> -> tensor<2x3xi8>
+  func.return %q : tensor<2x3xi8>
+}
+func.func @main(%q: tensor<2x3xi8> {qvit.name = "image"}) -> (tensor<2x3xi16> {qvit.name = "logits"}) attributes {qvit.integer_only} {
+  %y = qvit.requantize %q by #qvit.FACTOR {qvit.src = ["twice"]} : tensor<2x3xi8> -> tensor<2x3xi16>
+  func.return %y : tensor<2x3xi16>
+}
+func.func @dequantize_outputs(%y: tensor<2x3xi16> {qvit.name = "logits"}) -> (tensor<2x3xf32> {qvit.name = "logits"}) {
+  %r = qvit.dequantize %y <0.25> : tensor<2x3xi16> -> tensor<2x3xf32>
+  func.return %r : tensor<2x3xf32>
+}
+"""
+
+
+def test_compiled_models_run_from_real_numbers_to_real_numbers(run: Tool, program: Path) -> None:
+    Path("model.mlir").write_text(COMPILED.replace("FACTOR", "pot<-1>"))
+    run("model.mlir", "--input", "image=x.npy", "--output", "logits=y.npy", "--trace", "codes").succeeded()
+    np.testing.assert_array_equal(np.load("y.npy"), X)
+    np.testing.assert_array_equal(np.load("codes/image/q.npy"), X * 2)
+    np.testing.assert_array_equal(np.load("codes/twice.npy"), X * 4)
+
+
+def test_one_function_of_a_compiled_model(run: Tool, program: Path) -> None:
+    Path("model.mlir").write_text(COMPILED.replace("FACTOR", "pot<-1>"))
+    np.save("codes.npy", np.array([[1, 2, 3], [-4, -5, -6]]))
+    run("model.mlir", "--function", "main", "--input", "codes.npy", "--output", "y.npy").succeeded()
+    np.testing.assert_array_equal(np.load("y.npy"), np.load("codes.npy") * 2)
+    assert np.load("y.npy").dtype == np.int16
+    assert "no function @mian" in run("model.mlir", "--function", "mian", "--input", "codes.npy").failed()
+
+
+def test_a_promise_that_is_broken(run: Tool, program: Path) -> None:
+    Path("model.mlir").write_text(COMPILED.replace("FACTOR", "real<2.0>"))
+    said = run("model.mlir", "--input", "x.npy").failed()
+    assert said.endswith(
+        "twice (qvit.requantize): multiplies by the real number #qvit.scale<2.0>, in a run of integers only"
+    )
+
+
 # --- outputs ---
 
 

@@ -6,7 +6,7 @@
 
 // Everything that the tagged functions compute is measured; what may not fit is named with its interval. The module stays.
 
-// ERROR:      qvit-opt: error: range-analysis: 2 numbers are not proven to fit:
+// ERROR:      qvit-opt: error: range-analysis: 2 numbers or conditions are not proven:
 // ERROR-NEXT:   too_many: qvit.linear: its accumulator is in -2147712000..2130933000, which takes 33 bits, and i32 has to hold it: accumulate in i64 (accumulator=64), or use narrower codes
 // ERROR-NEXT:   beyond: qvit.requantize: its product is in -18446744073709551616..18446744073709551614, which takes 65 bits, and i64 has to hold it: requantize narrower codes, or by a smaller multiplier
 // ERROR-NOT:  {{.}}

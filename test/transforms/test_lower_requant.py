@@ -274,7 +274,8 @@ def test_divisors_of_powers_of_two() -> None:
         assert (report.lowered, report.left) == ([], [])
     text, report = lowered(line.format("#qvit.real<0.125>"))
     assert text.startswith("qvit.requantize %x by #qvit.pot<3> ")
-    assert [op.exactness for op in report.lowered] == [Exactness.BOUNDED]
+    # 2^31 / 8, times 2 / 2^30
+    assert [(op.exactness, op.bound) for op in report.lowered] == [(Exactness.BOUNDED, 0.5)]
     (remark,) = lowered(line.format("#qvit.dyadic<1, 3>"), Options(form="pot"))[1].left
     assert remark.reason == "its multipliers are not 2^30, of which the form pot takes reciprocals"
 
@@ -487,6 +488,17 @@ def test_ranges_that_are_narrower_than_types() -> None:
     module = module_of(tie)
     bounds = {only(module).operands[0]: (-(2**20) + 1, 2**20)}
     assert lower_requant(module, Options(bounds=bounds.get)).rounded == 0
+
+
+@pytest.mark.parametrize(("source", "zero_point"), [("ui8", 255), ("ui8", 0), ("i8", -128), ("i8", 127)])
+@pytest.mark.parametrize("shift", [8, 9])
+def test_ranges_less_zero_points(source: str, zero_point: int, shift: int) -> None:
+    """255 steps from the zero point: a tie at 2^7, none at 2^8."""
+    line = (
+        f"%y = qvit.requantize %x by #qvit.pot<{shift}> input_zero_point <{zero_point}>"
+        f" : tensor<2x{source}> -> tensor<2xi8>"
+    )
+    assert lowered(line)[1].rounded == (shift == 9)
 
 
 # --- shifts of sums that are integers already ---

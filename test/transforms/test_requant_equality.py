@@ -68,6 +68,27 @@ def test_ties_that_only_rational_numbers_see(mode: Rounding) -> None:
 
 
 @MODES
+def test_thresholds_at_integers(mode: Rounding) -> None:
+    """Ties at integers, by factors that are no floats: the quotient of floats may lie on either side."""
+    step = Step(-50, 50, -8, 7)
+    for k, n in product(range(1, 9), range(1, 45)):
+        for off in (Fraction(1, 10**30), -Fraction(1, 10**30)):
+            f = Fraction(2 * k - 1, 2 * n)
+            assert equal_codes([f], [f + off], [step], mode) == [tried(f, f + off, step, mode)]
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 10), (-10, 0)])
+@pytest.mark.parametrize("width", [7, 1000])
+def test_only_the_last_operand_differs(first: int, last: int, width: int) -> None:
+    f, off = Fraction(1, 20), Fraction(1, 10**5)
+    for sign in (1, -1):
+        step = Step(first, last, -width, width)
+        assert equal_codes([sign * f - off], [sign * f + off], [step], Rounding.HALF_UP) == [False]
+        step = Step(first + (last == 0), last - (first == 0), -width, width)
+        assert equal_codes([sign * f - off], [sign * f + off], [step], Rounding.HALF_UP) == [True]
+
+
+@MODES
 def test_channel_by_channel(mode: Rounding) -> None:
     steps = [STEPS[i % len(STEPS)] for i in range(40)]
     random = Random(5)

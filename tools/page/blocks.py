@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from xdsl.ir import Operation
 
+from qvit.dialects.ops.approximated import IntLayerNormOp, IntSoftmaxOp
 from qvit.dialects.ops.nonlinear import LayerNormOp, SoftmaxOp
 from qvit.dialects.ops.weights import ConstantOp, WeightOp
 from qvit.dialects.provenance import sources
@@ -68,8 +69,8 @@ def _by_name(flow: Sequence[Operation]) -> dict[Operation, str]:
 def _by_structure(flow: Sequence[Operation]) -> dict[Operation, str]:
     """Every softmax is an attention; its block begins at the layer_norm before it, and takes one more before the next."""
     marks: dict[Operation, str] = {}
-    norms = [i for i, op in enumerate(flow) if isinstance(op, LayerNormOp)]
-    attentions = [i for i, op in enumerate(flow) if isinstance(op, SoftmaxOp)]
+    norms = [i for i, op in enumerate(flow) if isinstance(op, LayerNormOp | IntLayerNormOp)]
+    attentions = [i for i, op in enumerate(flow) if isinstance(op, SoftmaxOp | IntSoftmaxOp)]
     starts = [max((n for n in norms if n < a), default=None) for a in attentions]
     if not starts or None in starts or len(set(starts)) < len(starts):
         return dict.fromkeys(flow, ALL)

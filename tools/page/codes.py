@@ -4,17 +4,20 @@ Quantize and dequantize state them; requantize, products and operations that mov
 numbers are for people to read: they are computed in float64.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.func import ReturnOp
 from xdsl.ir import Operation, SSAValue
 
 from qvit.dialects.attributes import DyadicAttr, Form, PotAttr, QParamsAttr, ZeroPointAttr
+from qvit.dialects.functions import stages
 from qvit.dialects.ops.products import Conv2dOp, LinearOp, MatmulOp
-from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp, RequantizeOp
+from qvit.dialects.ops.quantization import AddRequantOp, DequantizeOp, QuantizeOp, RequantizeOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
 from qvit.dialects.semantics.integers import Array
 from qvit.dialects.types import element_of, int_type, shape_of
@@ -45,14 +48,19 @@ ZERO = np.array(0, np.int64)
 _MOVES = (ReshapeOp, TransposeOp, SliceOp, GatherOp, BroadcastOp, ConcatOp)
 
 
-def codes_of(module: ModuleOp) -> Known:
-    """The codes of every integer value of which the module tells."""
+def codes_of(module: ModuleOp, told: Mapping[SSAValue, Codes] | None = None) -> Known:
+    """The codes of every integer value of which the module tells; `told`: those that are known from elsewhere."""
     weights = Weights(module)
-    known: Known = {}
+    known: Known = dict(told or {})
     ops = list(module.walk())
+    passed = list(_passed(module))
     found = -1
     while found < len(known):  # forwards and backwards until nothing is new
         found = len(known)
+        for pair in passed:
+            for value, same in (pair, pair[::-1]):
+                if same in known:
+                    known.setdefault(value, known[same])
         for op in (*ops, *reversed(ops)):
             for value, codes in _implied(op, known, weights):
                 if np.isfinite(codes.scale).all():
@@ -60,15 +68,25 @@ def codes_of(module: ModuleOp) -> Known:
     return known
 
 
+def _passed(module: ModuleOp) -> Iterator[tuple[SSAValue, SSAValue]]:
+    """What one stage of a compiled model returns, and the argument of the next that it becomes."""
+    for function, following in pairwise(stages(module)):
+        returned = function.body.block.last_op
+        if isinstance(returned, ReturnOp):
+            yield from zip(returned.operands, following.args, strict=False)
+
+
 def _implied(op: Operation, known: Known, weights: Weights) -> Iterator[tuple[SSAValue, Codes]]:
     """What one operation says of the codes that it takes and makes."""
     match op:
         case QuantizeOp():
-            yield op.result, _stated(op.params, weights)
+            yield op.result, stated(op.params, weights)
         case DequantizeOp():
-            yield op.input, _stated(op.params, weights)
+            yield op.input, stated(op.params, weights)
         case RequantizeOp() if op.divisor is None:
             yield from _through_requantize(op, known, weights)
+        case AddRequantOp():
+            yield from _through_addition(op, known, weights)
         case MatmulOp():
             if (lhs := _per_tensor(op.lhs, known)) and (rhs := _per_tensor(op.rhs, known)):
                 yield op.result, Codes(lhs.scale * rhs.scale, ZERO)
@@ -80,7 +98,8 @@ def _implied(op: Operation, known: Known, weights: Weights) -> Iterator[tuple[SS
             pass
 
 
-def _stated(params: QParamsAttr, weights: Weights) -> Codes:
+def stated(params: QParamsAttr, weights: Weights) -> Codes:
+    """The codes of a quantizer or dequantizer."""
     return Codes.of(weights.scale(params.scale), weights.zero_point(params.zero_point), params.axis_index)
 
 
@@ -115,6 +134,19 @@ def _through_requantize(op: RequantizeOp, known: Known, weights: Weights) -> Ite
         with np.errstate(divide="ignore", invalid="ignore"):
             scale = np.asarray(carry(codes.scale))
         yield target, Codes.of(scale, weights.zero_point(zero_point), codes.axis if axis is None else axis)
+
+
+def _through_addition(op: AddRequantOp, known: Known, weights: Weights) -> Iterator[tuple[SSAValue, Codes]]:
+    """scale of the result = scale of either term / its factor, all of them numbers."""
+    terms = ((op.lhs, op.lhs_form, op.lhs_zero_point), (op.rhs, op.rhs_form, op.rhs_zero_point))
+    for value, form, zero_point in terms:
+        factor = np.asarray(_factor(form, weights))
+        if factor.ndim or factor == 0:
+            continue
+        if (codes := _per_tensor(value, known)) is not None:
+            yield op.result, Codes(np.asarray(codes.scale / factor), weights.zero_point(op.zero_point))
+        if (codes := _per_tensor(op.result, known)) is not None:
+            yield value, Codes(np.asarray(codes.scale * factor), weights.zero_point(zero_point))
 
 
 def _through_layer(op: LinearOp | Conv2dOp, known: Known, weights: Weights) -> Iterator[tuple[SSAValue, Codes]]:

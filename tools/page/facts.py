@@ -12,13 +12,14 @@ from xdsl.ir import Operation, SSAValue
 from xdsl.utils.hints import isa
 
 from qvit.dialects.attributes import RealAttr
+from qvit.dialects.ops.approximated import IntFunctionOp, IntLayerNormOp, IntSoftmaxOp
 from qvit.dialects.ops.products import Conv2dOp, ConvTranspose2dOp, LinearOp, MatmulOp
 from qvit.dialects.ops.quantization import AddRequantOp, DequantizeOp, QuantizeOp, RequantizeOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
 from qvit.dialects.provenance import Remark, describe, sources
 from qvit.dialects.types import int_type, is_float
 from qvit.tools.page.blocks import ALL, EMBEDDINGS, HEAD, assign_blocks, block_title, constants
-from qvit.tools.page.codes import Known, codes_of
+from qvit.tools.page.codes import Codes, Known, codes_of
 from qvit.transforms.delay_dequant import Report
 from qvit.transforms.statistics import is_integer_product, macs
 from qvit.transforms.verify_integer_only import floats_left
@@ -51,12 +52,13 @@ class CodeFacts:
 class OpFacts:
     """One operation.
 
-    constant: it does not depend on the model's inputs; codes: of its result, of a dequantize those of its operand; why:
-    what keeps it in float.
+    how: its approximation, or the form of its factors; constant: it does not depend on the model's inputs; codes: of its
+    result, of a dequantize those of its operand; why: what keeps it in float.
     """
 
     number: int
     kind: str
+    how: str
     form: Form
     constant: bool
     src: tuple[str, ...]
@@ -144,13 +146,17 @@ def module_facts(
     passes: Sequence[str] = (),
     report: Report | None = None,
     declined: Sequence[Remark] = (),
+    told: Mapping[SSAValue, Codes] | None = None,
 ) -> ModuleFacts:
-    """What the page says of `module`: every operation of its functions once, but for their returns."""
+    """What the page says of `module`: every operation of its functions once, but for their returns.
+
+    told: what codes stand for, where that is known from elsewhere.
+    """
     ops = [op for op in module.walk() if not isinstance(op, ModuleOp | FuncOp | ReturnOp)]
     blocked, notes = (report.blocked, report.notes) if report is not None else ([], [])
     constant = constants(ops)
     reasons = _reasons([op for op in ops if op not in constant], [*blocked, *notes, *declined])
-    known = codes_of(module)
+    known = codes_of(module, told)
     blocks = assign_blocks(ops, constant)
     listed: dict[str, list[OpFacts]] = {path: [] for path in blocks.values()}
     for number, op in enumerate(ops, 1):
@@ -208,6 +214,7 @@ def _op_facts(number: int, op: Operation, constant: bool, known: Known, reasons:
     return OpFacts(
         number,
         op.name.removeprefix("qvit."),
+        _how(op),
         form,
         constant,
         sources(op),
@@ -217,6 +224,21 @@ def _op_facts(number: int, op: Operation, constant: bool, known: Known, reasons:
         _code_facts(op.input if isinstance(op, DequantizeOp) else next(iter(op.results), None), known),
         tuple(reasons) or (() if constant else _default_reason(op, form)),
     )
+
+
+def _how(op: Operation) -> str:
+    """'ln, guard = 16', 'dyadic', 'pot and dyadic'; empty where there is no choice."""
+    match op:
+        case IntSoftmaxOp() | IntFunctionOp() | IntLayerNormOp():
+            made = op.approximation.data
+            return ", ".join([made.name.replace("_", "-"), *(f"{k} = {v}" for k, v in made.parameters.items())])
+        case RequantizeOp():
+            return op.form.name.removeprefix("qvit.") + (", over row sums" if op.divisor is not None else "")
+        case AddRequantOp():
+            forms = dict.fromkeys(form.name.removeprefix("qvit.") for form in (op.lhs_form, op.rhs_form))
+            return " and ".join(forms) + (", each rounded" if op.round_each is not None else "")
+        case _:
+            return ""
 
 
 def _code_facts(value: SSAValue | None, known: Known) -> CodeFacts | None:

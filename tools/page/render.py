@@ -1,19 +1,23 @@
 """The facts about a module -> one HTML page: no script, nothing fetched, readable on a phone and in the dark."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from pathlib import Path
+from typing import TypeVar
 
+from qvit.tools.compile_report import CompileReport, TensorLine, WeightLine, decibel, size
 from qvit.tools.page.facts import BlockFacts, CodeFacts, Form, Group, ModuleFacts, OpFacts
 from qvit.tools.registry import VERSION
 from qvit.transforms.delay_dequant import Report
+
+LineT = TypeVar("LineT")
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 """What the browser may load: nothing but the style inside the page, whatever a name in the model says."""
 
 
-def page(facts: ModuleFacts) -> str:
-    """The whole document. Equal facts give equal text."""
+def page(facts: ModuleFacts, compiled: CompileReport | None = None) -> str:
+    """The whole document. Equal facts give equal text. compiled: of qvit-compile, which has more to tell."""
     css = Path(__file__).with_name("page.css").read_text()
     name = escape(facts.name)
     return f"""<!DOCTYPE html>
@@ -27,9 +31,10 @@ def page(facts: ModuleFacts) -> str:
 {css}</style>
 </head>
 <body>
-{_header(facts)}
+{_header(facts, compiled)}
 <main>
 {_overview(facts.blocks)}
+{_compiled(compiled) if compiled is not None else ""}
 {_remarks("Blocked", "Dequantization that could not move, by reason.", facts.blocked, "Nothing is blocked.", facts)}
 {_remarks("Notes", "What stays in float without blocking a product.", facts.notes, "There are none.", facts)}
 {_remarks("Not recognised", "Patterns of the source that stay plain operations.", facts.declined, "", facts)}
@@ -68,8 +73,8 @@ def _large(number: int) -> str:
     return str(number)
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def _count(number: int, what: str, plural: str = "s") -> str:
+    return f"{number:,} {what}{'' if number == 1 else plural}"
 
 
 def _bar(parts: Sequence[tuple[str, int]], label: str, extra: str = "") -> str:
@@ -94,7 +99,7 @@ def _forms(block: BlockFacts) -> str:
 # --- the top of the page ---
 
 
-def _header(facts: ModuleFacts) -> str:
+def _header(facts: ModuleFacts, compiled: CompileReport | None) -> str:
     passes = ", ".join(facts.passes)
     after = f"after <code>{escape(passes)}</code>" if passes else "as it was read"
     return f"""<header>
@@ -104,6 +109,7 @@ def _header(facts: ModuleFacts) -> str:
 {_macs_tile(facts)}
 {_ops_tile(facts)}
 {_float_tile(facts)}
+{_compiled_tiles(compiled) if compiled is not None else ""}
 {_report_tile(facts.report) if facts.report is not None else ""}
 </div>
 </header>"""
@@ -217,6 +223,127 @@ def _group(group: Group) -> str:
     )
 
 
+# --- what qvit-compile tells ---
+
+
+def _compiled_tiles(report: CompileReport) -> str:
+    samples = (
+        f"{escape(report.samples.what)}, in {_count(report.samples.batches, 'batch', 'es')}"
+        if report.samples
+        else "none"
+    )
+    settings = [(escape(name), escape(str(value))) for name, value in report.settings.items()]
+    known = [(name, value) for name, value in report.outputs.items() if value is not None]
+    worst = min(known, key=lambda item: item[1], default=None)
+    outputs = _terms((escape(name), decibel(value)) for name, value in report.outputs.items())
+    sizes, widest = report.sizes, report.widest
+    share = _bar(
+        [("integer", sizes.integer), ("nothing", sizes.float - sizes.integer)], "weights, beside float", "share"
+    )
+    width = [("widest accumulator", f"{widest.bits} bits of {escape(widest.type)}")] if widest is not None else []
+    weights = [("in 32-bit floats", size(sizes.float)), ("factors of requantize", size(sizes.requantize)), *width]
+    return "\n".join(
+        [
+            _tile("Outputs against float", decibel(worst[1]), f"<p>SQNR on one batch of the samples.</p>{outputs}")
+            if worst is not None
+            else "",
+            _tile("Weights in integers", size(sizes.integer), share + _terms(weights)),
+            _tile(
+                f"Scheme {escape(report.scheme)}",
+                "",
+                f"<p>{escape(report.summary)}</p>{_terms(settings)}<p>Samples: {samples}.</p>",
+            ),
+        ]
+    )
+
+
+def _compiled(report: CompileReport) -> str:
+    warnings = "".join(f"<p>{escape(text)}.</p>" for text in report.warnings)
+    return f"""{warnings and "<h2>Warnings</h2>" + warnings}
+<h2>Tensors against float</h2>
+<p class="soft">The integer program's codes against the float model, on one batch of the samples, worst first. Used: how much
+of the codes' range the samples filled; saturated: numbers that no code reaches.</p>
+{_folded(report.worst + [line for line in report.tensors if line.sqnr is None], _TENSORS, _tensor_row, "tensor")}
+<h2>Weights</h2>
+{_folded(sorted(report.weights, key=lambda line: line.sqnr), _WEIGHTS, _weight_row, "layer")}
+<h2>Approximations</h2>
+{"".join(_approximation(name, report) for name in dict.fromkeys(report.approximations.values()))}"""
+
+
+_OPEN = 8
+"""Rows of a table that are seen at once."""
+_TENSORS = ("Tensor", "Codes", "SQNR", "Scale, zero point", "Seen, and how much of the range")
+_WEIGHTS = ("Layer", "Codes", "SQNR", "Scales")
+_FULL = 60.0
+"""The SQNR, in dB, that fills a bar."""
+
+
+def _folded(lines: Sequence[LineT], titles: Sequence[str], row: Callable[[LineT], Sequence[str]], what: str) -> str:
+    """A table, all but its first rows folded away."""
+    if not lines:
+        return "<p>There are none: the model had its scales.</p>"
+    rest = lines[_OPEN:]
+    more = f"<details><summary>{_count(len(rest), 'more ' + what)}</summary>{_lines(rest, titles, row)}</details>"
+    return _lines(lines[:_OPEN], titles, row) + (more if rest else "")
+
+
+def _lines(lines: Sequence[LineT], titles: Sequence[str], row: Callable[[LineT], Sequence[str]]) -> str:
+    head = "".join(f"<th>{title}</th>" for title in titles)
+    body = "".join(f"<tr><td>{'</td><td>'.join(row(line))}</td></tr>\n" for line in lines)
+    return f'<table class="lines"><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>'
+
+
+def _share(share: float, label: str) -> str:
+    filled = round(1000 * min(max(share, 0.0), 1.0))
+    return _bar([("integer", filled), ("nothing", 1000 - filled)], label, "share")
+
+
+def _sqnr(value: float | None) -> str:
+    if value is None:
+        return '<span class="soft">not compared</span>'
+    return f'<span class="num">{_minus(decibel(value))}</span>{_share(value / _FULL, f"SQNR {decibel(value)}")}'
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
+
+
+def _tensor_row(line: TensorLine) -> Sequence[str]:
+    scales, zeros = ([v] if not isinstance(v, list) else v for v in (line.scale, line.zero_point))
+    zero = _span((min(zeros), max(zeros)))
+    moved = f'<span class="soft">{_number(line.octaves)} octaves moved</span>' if line.octaves else ""
+    used = ""
+    if line.low is not None and line.high is not None and line.used is not None:
+        used = f'<span class="num">{_span((line.low, line.high))}</span>{_share(line.used, "used of the range")}'
+        used += f'<span class="soft">{_percent(line.used)} used</span>'
+    if line.saturated:
+        used += f'<span class="soft">{_number(100 * line.saturated)} % saturated</span>'
+    return (
+        f'<span class="src">{escape(line.src)}</span><span class="soft">{escape(line.role)}</span>',
+        f"{'i' if line.signed else 'ui'}{line.bits}",
+        _sqnr(line.sqnr),
+        f"<span>{_span((min(scales), max(scales)))}</span>"
+        + (f"<span>zero point {zero}</span>" if zero != "0" else "")
+        + moved,
+        used,
+    )
+
+
+def _weight_row(line: WeightLine) -> Sequence[str]:
+    moved = "" if line.octaves is None else f'<span class="soft">{_span(line.octaves)} octaves moved</span>'
+    scales = f"<span>{_count(line.channels, 'scale')}</span>{moved}"
+    return f'<span class="src">{escape(line.src)}</span>', f"i{line.bits}", _sqnr(line.sqnr), scales
+
+
+def _approximation(name: str, report: CompileReport) -> str:
+    nodes = [src for src, taken in report.approximations.items() if taken == name]
+    places = "".join(f'<li><span class="src">{escape(src)}</span></li>' for src in nodes)
+    return (
+        f'<details><summary><span class="kind">{len(nodes)} × {escape(name)}</span></summary>'
+        f'<div class="inside"><ul class="places">{places}</ul></div></details>\n'
+    )
+
+
 # --- the operations of a block ---
 
 
@@ -282,6 +409,7 @@ def _row(op: OpFacts) -> str:
     others, operands = (escape(", ".join(names)) for names in (op.src[:-1], op.operands))
     cells = [
         f'<span class="kind">{_key(op.form, op.constant)}{escape(op.kind)}</span>'
+        + (f'<span class="soft">{escape(op.how)}</span>' if op.how else "")
         + (f'<span class="soft num">{_large(op.macs)} MACs</span>' if op.macs else ""),
         f'<span class="src">{escape(name)}</span>'
         + (f'<span class="soft" title="{others}">and {also}</span>' if also else "")

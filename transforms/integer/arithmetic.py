@@ -1,17 +1,19 @@
 """Additions, products, means and clipping between dequantize and quantize: integer arithmetic, exact but for one rounding."""
 
+from fractions import Fraction
+
 import numpy as np
 from xdsl.ir import Operation, SSAValue
 
 from qvit.dialects.attributes import QParamsAttr, RealAttr, ScaleAttr, ZeroPointAttr, float_value
 from qvit.dialects.ops.elementwise import AddOp, ClipOp, MulOp, ReluOp, SubOp
-from qvit.dialects.ops.nonlinear import ReduceMeanOp, ReduceSumOp
-from qvit.dialects.ops.quantization import AddRequantOp, QuantizeOp, RequantizeOp
+from qvit.dialects.ops.nonlinear import ArgmaxOp, ReduceMeanOp, ReduceSumOp
+from qvit.dialects.ops.quantization import AddRequantOp, DequantizeOp, QuantizeOp, RequantizeOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, ReshapeOp, SliceOp, TransposeOp
 from qvit.dialects.ops.weights import ConstantOp
-from qvit.dialects.semantics.integers import IntType
-from qvit.dialects.types import element_of, integer_of, shape_of
-from qvit.transforms.integer.rules import IntegerRule, dequantized, element
+from qvit.dialects.semantics.integers import IntType, round_fraction
+from qvit.dialects.types import element_of, integer_element, integer_of, is_float, shape_of
+from qvit.transforms.integer.rules import IntegerRule, codes_of, dequantized
 from qvit.transforms.rule import Exactness, Rewrite, require
 
 MINUS_ONE = float_value(-1.0)
@@ -20,6 +22,18 @@ MINUS_ONE = float_value(-1.0)
 def _over(scale: ScaleAttr, params: QParamsAttr) -> ScaleAttr:
     """scale / the scale of the wanted codes."""
     return scale.times(*params.scale.below, over=params.scale.above)
+
+
+def _requantized(dq: DequantizeOp, q: QuantizeOp) -> RequantizeOp:
+    """The codes of `dq` in the parameters of `q`, which have one scale."""
+    return RequantizeOp(
+        dq.input,
+        RealAttr(_over(dq.params.scale, q.params)),
+        element_of(q.result),
+        (dq.params.zero_point, q.params.zero_point),
+        dq.params.axis_index,
+        q.rounding.data,
+    )
 
 
 class Addition(IntegerRule):
@@ -100,7 +114,7 @@ class Product(IntegerRule):
             reach *= max(abs(codes.lo - zero), abs(codes.hi - zero))
             values.append(dq.input)
             if zero:
-                new.append(constant := ConstantOp(np.array(zero, codes.dtype), element(codes)))
+                new.append(constant := ConstantOp(np.array(zero, codes.dtype), integer_element(codes)))
                 new.append(centred := SubOp(dq.input, constant.result))
                 values[-1] = centred.result
         require(reach <= IntType(32).hi, f"products reach {reach}, beyond i32")
@@ -151,16 +165,45 @@ class Relu(IntegerRule):
             op.params.axis_index is None,
             f"the wanted codes have a scale along axis {op.params.axis_index}, one number is needed",
         )
-        form = RealAttr(_over(dq.params.scale, op.params))
-        codes = RequantizeOp(
-            dq.input,
-            form,
-            element_of(op.result),
-            (dq.params.zero_point, op.params.zero_point),
-            dq.params.axis_index,
-            op.rounding.data,
-        )
+        codes = _requantized(dq, op)
         return Rewrite([codes, ClipOp(codes.result, op.params.zero_point.number, None)], [dq, relu])
+
+
+class Clip(IntegerRule):
+    """q(clip(dq(x), low, high)) => clip(requantize(x), q(low), q(high)): rounding keeps order. Real-exact."""
+
+    name = "clip"
+    exactness = Exactness.REAL_EXACT
+
+    def plan(self, op: Operation) -> Rewrite | None:
+        if not isinstance(op, QuantizeOp) or not isinstance(clip := op.input.owner, ClipOp):
+            return None
+        dq = dequantized(clip.input, "operand")
+        wanted = codes_of(op.params, op.result, self.session(op).weights, "the result")
+
+        def code(bound: float | None) -> int | None:
+            if bound is None:
+                return None
+            nearest = round_fraction(Fraction(bound) / wanted.scale, op.rounding.data) + wanted.zero_point
+            return min(max(nearest, wanted.type.lo), wanted.type.hi)
+
+        low, high = map(code, clip.bounds)
+        codes = _requantized(dq, op)
+        return Rewrite([codes, ClipOp(codes.result, low, high)], [dq, clip])
+
+
+class Argmax(IntegerRule):
+    """argmax(dq(x, s)) => argmax(x), s one positive number: the order of codes is that of the real numbers. Real-exact."""
+
+    name = "argmax"
+    exactness = Exactness.REAL_EXACT
+
+    def plan(self, op: Operation) -> Rewrite | None:
+        if not isinstance(op, ArgmaxOp) or not is_float(element_of(op.input)):
+            return None
+        dq = dequantized(op.input, "operand")
+        codes_of(dq.params, dq.input, self.session(op).weights, "operand")
+        return Rewrite([ArgmaxOp(dq.input, op.axis.value.data, op.keeps)], [dq])
 
 
 class QuantizeOfMove(IntegerRule):
@@ -191,5 +234,5 @@ class QuantizeOfMove(IntegerRule):
         return Rewrite([*new, moved], [move])
 
 
-ARITHMETIC: tuple[type[IntegerRule], ...] = (QuantizeOfMove, Addition, Product, Mean, Relu)
+ARITHMETIC: tuple[type[IntegerRule], ...] = (QuantizeOfMove, Addition, Product, Mean, Relu, Clip, Argmax)
 """The rules that round once."""

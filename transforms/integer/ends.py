@@ -7,12 +7,9 @@ from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Operation, SSAValue
 from xdsl.rewriter import Rewriter
 
+from qvit.dialects.functions import DEQUANTIZE_OUTPUTS, INTEGER_ONLY, MAIN, QUANTIZE_INPUTS
 from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
 from qvit.dialects.types import element_of, is_float
-
-INTEGER_ONLY = "qvit.integer_only"
-"""Attribute of the function that is promised to be free of floats."""
-QUANTIZE_INPUTS, DEQUANTIZE_OUTPUTS = "quantize_inputs", "dequantize_outputs"
 
 
 def split_ends(module: ModuleOp, main: FuncOp) -> bool:
@@ -21,7 +18,7 @@ def split_ends(module: ModuleOp, main: FuncOp) -> bool:
     Done only where every float argument of @main is quantized at once, by one quantizer, and every float result is a
     dequantized value: else @main keeps floats at its ends.
     """
-    if main.sym_name.data != "main" or any(isinstance(op, FuncOp) and op is not main for op in module.ops):
+    if main.sym_name.data != MAIN or any(isinstance(op, FuncOp) and op is not main for op in module.ops):
         return False
     returned = main.body.block.last_op
     assert isinstance(returned, ReturnOp)

@@ -26,7 +26,7 @@ from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp, RequantizeO
 from qvit.dialects.provenance import describe
 from qvit.dialects.semantics.integers import Array, Int64, IntType, minus, widen
 from qvit.dialects.semantics.products import LOG_FRACTION
-from qvit.dialects.types import element_of, integer_of, shape_of
+from qvit.dialects.types import element_of, integer_element, integer_of, shape_of
 from qvit.dialects.weights import Weights
 from qvit.transforms.integer.rules import (
     IntegerRule,
@@ -35,7 +35,6 @@ from qvit.transforms.integer.rules import (
     codes_of,
     constants,
     dequantized,
-    element,
     tables_of,
     to_wanted,
 )
@@ -89,7 +88,7 @@ def _attention(op: Operation) -> tuple[MatmulOp, SoftmaxOp] | None:
 def _int_softmax(scores: DequantizeOp, built: Built, mask: SSAValue | None) -> tuple[list[Operation], IntSoftmaxOp]:
     tables = constants(built)
     op = IntSoftmaxOp(
-        scores.input, built.approximation, [t.result for t in tables], [element(r) for r in built.results], mask
+        scores.input, built.approximation, [t.result for t in tables], [integer_element(r) for r in built.results], mask
     )
     return [*tables, op], op
 
@@ -103,7 +102,11 @@ class Softmax(IntegerRule):
         if not isinstance(op, QuantizeOp) or not isinstance(softmax := op.input.owner, SoftmaxOp):
             return None
         session = self.session(op)
-        require(_asked(softmax, session, _LINEAR), "its probabilities are quantized: leave them to the product behind")
+        asked_for = ", ".join(session.asked.names(session.asked.softmax, softmax, SOFTMAX))
+        require(
+            _asked(softmax, session, _LINEAR),
+            f"its probabilities are quantized, and none of {asked_for} divides in front of the product",
+        )
         scores, built = _softmax(softmax, session, _LINEAR, op)
         new, integer = _int_softmax(scores, built, softmax.mask)
         return Rewrite([*new, *to_wanted(integer.outputs[0], built, op, session.weights)], [scores, softmax])
@@ -119,7 +122,11 @@ class LateSoftmax(IntegerRule):
             return None
         (product, softmax), session = found, self.session(op)
         if not _asked(softmax, session, _LATE):
-            require(_asked(softmax, session, _LOGARITHMIC), "its probabilities are not quantized")
+            asked_for = ", ".join(session.asked.names(session.asked.softmax, softmax, SOFTMAX))
+            require(
+                _asked(softmax, session, _LOGARITHMIC),
+                f"its probabilities are not quantized, and none of {asked_for} divides behind the product",
+            )
             return None
         values = dequantized(product.rhs, "values")
         codes = codes_of(values.params, values.input, session.weights, "values")
@@ -132,7 +139,7 @@ class LateSoftmax(IntegerRule):
         )
         new, integer = _int_softmax(scores, built, softmax.mask)
         late, sums = integer.outputs
-        integer_product = MatmulOp(late, values.input, (0, values.params.zero_point), element(accumulator))
+        integer_product = MatmulOp(late, values.input, (0, values.params.zero_point), integer_element(accumulator))
         scale = ScaleAttr.of(float_value(built.scale)).times(*values.params.scale.above, over=values.params.scale.below)
         requantize = RequantizeOp(
             integer_product.result,
@@ -164,7 +171,9 @@ class LogarithmicAttention(IntegerRule):
         reach = (3 * largest) << (LOG_FRACTION - 1)  # the powers of a row sum to at most 3/2
         accumulator = IntType(32 if reach <= IntType(32).hi else 64)
         new, integer = _int_softmax(scores, built, softmax.mask)
-        shifted = ShiftMatmulOp(integer.outputs[0], values.input, values.params.zero_point, element(accumulator))
+        shifted = ShiftMatmulOp(
+            integer.outputs[0], values.input, values.params.zero_point, integer_element(accumulator)
+        )
         scale = values.params.scale.times(float_value(built.scale), float_value(2.0**-LOG_FRACTION))
         requantize = RequantizeOp(
             shifted.result,
@@ -177,7 +186,7 @@ class LogarithmicAttention(IntegerRule):
         return Rewrite([*new, shifted, requantize], [scores, softmax, values, product])
 
 
-_NAMES: dict[type[Operation], Callable[[Operation], str]] = {
+NAMES: dict[type[Operation], Callable[[Operation], str]] = {
     GeluOp: lambda op: "gelu_tanh" if isinstance(op, GeluOp) and op.tanh is not None else "gelu",
     SigmoidOp: lambda _: "sigmoid",
     TanhOp: lambda _: "tanh",
@@ -194,7 +203,7 @@ class Function(IntegerRule):
     def plan(self, op: Operation) -> Rewrite | None:
         if not isinstance(op, QuantizeOp) or not isinstance(made := op.input.owner, Operation):
             return None
-        if (naming := _NAMES.get(type(made))) is None:
+        if (naming := NAMES.get(type(made))) is None:
             return None
         session = self.session(op)
         operand = dequantized(made.operands[0], "operand")
@@ -219,7 +228,7 @@ class Function(IntegerRule):
         tables = constants(built)
         offset = spec.input.zero_point if FUNCTION[name].centred else 0
         integer = IntFunctionOp(
-            operand.input, built.approximation, [t.result for t in tables], element(built.results[0]), offset
+            operand.input, built.approximation, [t.result for t in tables], integer_element(built.results[0]), offset
         )
         return Rewrite([*tables, integer, *to_wanted(integer.result, built, op, weights)], [operand, made])
 
@@ -286,7 +295,7 @@ class LayerNorm(IntegerRule):
         session.chosen[describe(norm)] = name
         tables = constants(built)
         integer = IntLayerNormOp(
-            operand.input, built.approximation, [t.result for t in tables], element(built.results[0])
+            operand.input, built.approximation, [t.result for t in tables], integer_element(built.results[0])
         )
         return Rewrite([*tables, integer, *to_wanted(integer.result, built, op, weights)], [operand, norm])
 

@@ -6,7 +6,6 @@ from fnmatch import fnmatchcase
 from typing import TypeVar
 
 import numpy as np
-from xdsl.dialects.builtin import IntegerType, Signedness
 from xdsl.ir import Operation, SSAValue
 
 from qvit.dialects.approximations.base import Approximation, Built, Codes, RangeError
@@ -14,8 +13,8 @@ from qvit.dialects.attributes import QParamsAttr, RealAttr, ScaleAttr, ZeroPoint
 from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp, RequantizeOp
 from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.provenance import describe, sources
-from qvit.dialects.semantics.integers import Array, IntType
-from qvit.dialects.types import element_of, integer_of
+from qvit.dialects.semantics.integers import Array
+from qvit.dialects.types import element_of, integer_element, integer_of
 from qvit.dialects.weights import Weights
 from qvit.transforms.rule import Declined, Exactness, Rule, Session, require
 
@@ -84,11 +83,6 @@ def codes_of(params: QParamsAttr, codes: SSAValue, weights: Weights, operand: st
     return Codes(scale, zero_point, integer)
 
 
-def element(codes: IntType) -> IntegerType:
-    """The IR's type of codes."""
-    return IntegerType(codes.bits, Signedness.SIGNLESS if codes.signed else Signedness.UNSIGNED)
-
-
 def build_first(
     names: Sequence[str], known: Mapping[str, type[KindT]], build: Callable[[type[KindT]], Built]
 ) -> tuple[str, Built]:
@@ -107,7 +101,7 @@ def build_first(
 
 def constants(built: Built) -> list[ConstantOp]:
     """The tables of an approximation."""
-    return [ConstantOp(np.asarray(array), element(codes)) for array, codes in built.tables]
+    return [ConstantOp(np.asarray(array), integer_element(codes)) for array, codes in built.tables]
 
 
 def tables_of(built: Built) -> list[Array]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
+from zipfile import BadZipFile
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
@@ -13,7 +14,7 @@ from qvit.dialects.atomic import replacing
 from qvit.dialects.ops.products import LinearOp
 from qvit.dialects.provenance import describe
 from qvit.dialects.semantics.integers import Array
-from qvit.transforms.ptq.sites import channels, find_sites, same_rows
+from qvit.transforms.ptq.sites import find_sites, same_rows
 from qvit.transforms.ptq.statistics import BadSample, Statistics
 
 Run: TypeAlias = Callable[[ModuleOp, Mapping[str, Array], Callable[[Operation, Array], None]], object]
@@ -42,7 +43,6 @@ class Calibration:
         function: FuncOp,
         *,
         gram: bool = False,
-        rows: bool = False,
         seed: int = 0,
         state: Path | None = None,
         key: str = "",
@@ -50,8 +50,6 @@ class Calibration:
         inputs = _layer_inputs(function) if gram else []
         self._gram = set(inputs)
         self._values = list(dict.fromkeys([*producers(function), *inputs]))
-        kept = [site for site in find_sites(function) if rows and channels(site)]
-        self._rows = {value for site in kept for value in site.producers}
         self._seed, self._state, self._key = seed, state, key
         self.statistics = {value: Statistics() for value in self._values}
         self.done = 0
@@ -78,7 +76,7 @@ class Calibration:
     def _update(self, i: int, value: SSAValue, array: Array) -> None:
         rng = np.random.default_rng((self._seed, self.done, i))
         try:
-            self.statistics[value].update(array, rng, value in self._gram, value in self._rows)
+            self.statistics[value].update(array, rng, value in self._gram)
         except BadSample as error:
             name = "the input" if isinstance(value, BlockArgument) else describe(value)
             raise BadSample(f"calibration sample {self.done + 1}: {name}: {error}") from error
@@ -91,9 +89,12 @@ class Calibration:
             np.savez(file, **arrays)
 
     def _load(self, path: Path) -> None:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        if str(arrays["key"]) != self._key:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except (ValueError, EOFError, BadZipFile):
+            return  # damaged: begin again
+        if str(arrays.get("key")) != self._key:
             return
         self.done = int(arrays["done"])
         for i, value in enumerate(self._values):

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from xdsl.dialects.builtin import IntegerType, ModuleOp, Signedness
+from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import BlockArgument, Operation, SSAValue, Use
+from xdsl.ir import Operation, SSAValue, Use
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from qvit.dialects.attributes import QParamsAttr
@@ -17,11 +17,11 @@ from qvit.dialects.provenance import describe, set_sources, sources
 from qvit.dialects.semantics.integers import Array, IntType, Rounding
 from qvit.dialects.semantics.pot import Exponent
 from qvit.dialects.semantics.quantization import quantize
-from qvit.dialects.types import element_of, is_float, shape_of
+from qvit.dialects.types import element_of, integer_element, is_float, shape_of
 from qvit.dialects.weights import Weights
 from qvit.transforms.ptq.observers import Choice, Quantizer, choose, powers
 from qvit.transforms.ptq.scheme import Quantization
-from qvit.transforms.ptq.sites import PRECEDENCE, Role, Site, channels, find_sites, role, same_rows, use_role
+from qvit.transforms.ptq.sites import Role, Site, channels, find_sites, role, same_rows, use_role
 from qvit.transforms.ptq.statistics import Statistics, joined, of_constant
 from qvit.transforms.ptq.weights import WeightCodes, WeightQuantizer, quantize_weights
 
@@ -130,10 +130,6 @@ def insert(
     return choices
 
 
-def element(codes: IntType) -> IntegerType:
-    return IntegerType(codes.bits, Signedness.SIGNLESS if codes.signed else Signedness.UNSIGNED)
-
-
 def _names(values: Sequence[SSAValue]) -> list[str]:
     return [name for v in values for name in (sources(v.owner) if isinstance(v.owner, Operation) else ("input",))]
 
@@ -147,8 +143,7 @@ def _quantize_site(
     if quantizer is None:
         return
     seen = joined([statistics_of(value) for value in made])
-    others = [use for use in site.uses if use_role(site, use) not in (None, main)]
-    narrower = _narrower(site, others, quantizer, quantization)
+    narrower = _narrower(site, quantizer, quantization)
     choice = choose(seen, quantizer)
     if quantizer.channel_factors and channels(site) and seen.sample_rows.size:
         choice = choice.by_channels(seen.sample_rows, quantizer.type)
@@ -158,8 +153,7 @@ def _quantize_site(
         _behind(value, _params(value, choice), codes, rounding)
     for value in site.constants:
         _constant(value, _params(value, choice), codes, rounding, weights)
-    for other, its_role in narrower:
-        use, its = other
+    for use, its_role, its in narrower:
         its_choice = choose(seen, its)
         choices.tensors.append(_tensor_choice(site, its_role, its, its_choice, seen))
         _in_front(use, QParamsAttr.of(its_choice.scale, its_choice.zero_point), its.type, rounding)
@@ -173,17 +167,15 @@ def _params(value: SSAValue, choice: Choice) -> QParamsAttr:
     return QParamsAttr.of(scales.astype(np.float32), choice.zero_point, len(shape_of(value)) - 1)
 
 
-def _narrower(
-    site: Site, uses: Sequence[Use], quantizer: Quantizer, quantization: Quantization
-) -> list[tuple[tuple[Use, Quantizer], Role]]:
-    """Uses by products of a site with wider codes: these are requantized in front of them."""
-    found: list[tuple[tuple[Use, Quantizer], Role]] = []
-    for use in uses:
-        its_role = use_role(site, use)
-        assert its_role in PRECEDENCE
+def _narrower(site: Site, quantizer: Quantizer, quantization: Quantization) -> list[tuple[Use, Role, Quantizer]]:
+    """Uses that take fewer bits than the site's codes have: they are requantized in front of them."""
+    found: list[tuple[Use, Role, Quantizer]] = []
+    for use in site.uses:
+        if (its_role := use_role(site, use)) is None:
+            continue
         its = quantization.quantizer(its_role, _names([*site.producers, *site.constants]))
         if its is not None and its.bits < quantizer.bits:
-            found.append(((use, its), its_role))
+            found.append((use, its_role, its))
     return found
 
 
@@ -195,7 +187,7 @@ def _tensor_choice(site: Site, role: Role, quantizer: Quantizer, choice: Choice,
 
 
 def _pair(value: SSAValue, params: QParamsAttr, codes: IntType, rounding: Rounding) -> tuple[QuantizeOp, DequantizeOp]:
-    q = QuantizeOp(value, params, element(codes), rounding)
+    q = QuantizeOp(value, params, integer_element(codes), rounding)
     dq = DequantizeOp(q.result, params, element_of(value))
     if isinstance(value.owner, Operation):
         for op in (q, dq):
@@ -206,7 +198,8 @@ def _pair(value: SSAValue, params: QParamsAttr, codes: IntType, rounding: Roundi
 def _behind(value: SSAValue, params: QParamsAttr, codes: IntType, rounding: Rounding) -> None:
     """value => dq(q(value)) for all its users."""
     q, dq = _pair(value, params, codes, rounding)
-    point = InsertPoint.at_start(value.owner) if isinstance(value, BlockArgument) else InsertPoint.after(value.owner)
+    owner = value.owner
+    point = InsertPoint.after(owner) if isinstance(owner, Operation) else InsertPoint.at_start(owner)
     value.replace_uses_with_if(dq.result, lambda use: use.operation is not q)
     Rewriter.insert_op([q, dq], point)
 
@@ -229,7 +222,7 @@ def _constant(value: SSAValue, params: QParamsAttr, codes: IntType, rounding: Ro
 
 def _replace_constant(value: SSAValue, codes: Array, params: QParamsAttr, type: IntType) -> None:
     assert isinstance(value.owner, Operation)
-    constant = ConstantOp(codes, element(type))
+    constant = ConstantOp(codes, integer_element(type))
     dq = DequantizeOp(constant.result, params, element_of(value))
     for op in (constant, dq):
         set_sources(op, sources(value.owner))
@@ -255,7 +248,7 @@ def _quantize_layer(
 def dequantized_weights(op: LinearOp | Conv2dOp, made: WeightCodes, codes: IntType) -> SSAValue:
     """Codes of the layer's weights, dequantized in front of it."""
     axis = 0 if made.scale.ndim else None
-    constant = ConstantOp(made.codes, element(codes))
+    constant = ConstantOp(made.codes, integer_element(codes))
     dq = DequantizeOp(constant.result, QParamsAttr.of(made.scale if axis == 0 else float(made.scale), 0, axis))
     if isinstance(op.weight.owner, Operation):
         for new in (constant, dq):

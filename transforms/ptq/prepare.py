@@ -11,7 +11,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation, SSAValue
 from xdsl.pattern_rewriter import GreedyRewritePatternApplier, PatternRewriteWalker
 
-from qvit.dialects.ops.elementwise import DivOp, MulOp
+from qvit.dialects.ops.elementwise import AddOp, DivOp, MulOp
 from qvit.dialects.ops.nonlinear import BatchNormOp
 from qvit.dialects.ops.products import Conv2dOp, LinearOp
 from qvit.dialects.ops.shape import GatherOp, ReshapeOp, SliceOp, TransposeOp
@@ -19,8 +19,10 @@ from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.provenance import set_sources, sources
 from qvit.dialects.semantics.integers import Array
 from qvit.dialects.semantics.quantization import lengthwise
+from qvit.dialects.semantics.shape import slice_
 from qvit.dialects.types import element_dtype, element_of, is_float, shape_of
 from qvit.dialects.weights import Weights
+from qvit.transforms.ptq.masks import GuardOfMask, HardMask
 from qvit.transforms.rule import Exactness, Rewrite, Rule, Session
 
 
@@ -200,6 +202,40 @@ def _scaled(layer: LinearOp | Conv2dOp, factor: Array, offset: Array | None, ses
     return Rewrite(new, [layer])
 
 
+class BiasOfLayer(Rule):
+    """linear(x, W, b) + c => linear(x, W, b + c), c one an output; likewise conv2d. Real-exact: b + c is rounded."""
+
+    name = "bias-of-layer"
+    exactness = Exactness.REAL_EXACT
+
+    def plan(self, op: Operation) -> Rewrite | None:
+        if not isinstance(op, AddOp):
+            return None
+        session = self.session(op)
+        for value, other in ((op.lhs, op.rhs), (op.rhs, op.lhs)):
+            array, layer, rank = session.weights.array(other), value.owner, len(shape_of(op.result))
+            if array is None or not isinstance(layer, LinearOp | Conv2dOp) or shape_of(value) != shape_of(op.result):
+                continue
+            channel = 1 if isinstance(layer, Conv2dOp) else rank - 1
+            laid = lengthwise(array.astype(np.float64), rank)
+            if laid is not None and laid[1] in (None, channel) and only_use(value):
+                return _scaled(layer, np.ones(()), np.broadcast_to(laid[0], shape_of(value)[channel]), session)
+        return None
+
+
+class SliceOfConstant(Rule):
+    """slice(constant) => constant, on floats. bit-exact."""
+
+    name = "slice-of-constant"
+    exactness = Exactness.BIT_EXACT
+
+    def plan(self, op: Operation) -> Rewrite | None:
+        if not isinstance(op, SliceOp) or not is_float(element_of(op.result)):
+            return None
+        array = self.session(op).weights.array(op.input)
+        return None if array is None else Rewrite([constant_like(op.input, slice_(array, *op.extent))])
+
+
 class BatchNormOfConv(Rule):
     """batch_norm(conv2d(x, W, b)) => conv2d(x, W f, b f + o), f = gamma / sqrt(variance + epsilon). Real-exact."""
 
@@ -230,6 +266,10 @@ RULES: Sequence[type[Rule]] = (
     FactorOfMove,
     FactorOfLayer,
     BatchNormOfConv,
+    SliceOfConstant,
+    BiasOfLayer,
+    HardMask,
+    GuardOfMask,
 )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from qvit.dialects.semantics.integers import Rounding
 from qvit.transforms.ptq.observers import Observer, Quantizer
@@ -24,6 +24,18 @@ class Override:
 
     def concerns(self, names: Iterable[str]) -> bool:
         return any(fnmatchcase(name, self.match) for name in names)
+
+
+QuantizerT = TypeVar("QuantizerT", Quantizer, WeightQuantizer)
+
+
+def _overridden(quantizer: QuantizerT, override: Override, names: Sequence[str]) -> QuantizerT:
+    """BadOverrides where the settings do not go together with those that they leave as they are."""
+    try:
+        return replace(quantizer, **override.settings)
+    except (ValueError, TypeError) as error:
+        name = names[-1] if names else "a tensor without a name"
+        raise BadOverrides(f"override of {override.match!r} at {name}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -65,7 +77,7 @@ class Quantization:
         found = self.roles.get(role)
         for override in self.overrides:
             if not override.weights and (not override.roles or role in override.roles) and override.concerns(names):
-                found = replace(found or Quantizer(), **override.settings)
+                found = _overridden(found or Quantizer(), override, names)
         return found
 
     def weight_quantizer(self, names: Sequence[str]) -> WeightQuantizer:
@@ -73,7 +85,7 @@ class Quantization:
         found = self.weights
         for override in self.overrides:
             if override.weights and override.concerns(names):
-                found = replace(found, **override.settings)
+                found = _overridden(found, override, names)
         return found
 
     @property
@@ -83,12 +95,6 @@ class Quantization:
         return any(
             override.weights and replace(self.weights, **override.settings).needs_gram for override in self.overrides
         )
-
-    @property
-    def needs_rows(self) -> bool:
-        """Whether samples that know their channels are asked for."""
-        settings = [override.settings for override in self.overrides if not override.weights]
-        return any(q.channel_factors for q in self.roles.values()) or any(s.get("channel_factors") for s in settings)
 
 
 def all_roles(operand: Quantizer, wide: Quantizer, **others: Quantizer | None) -> dict[Role, Quantizer]:
@@ -113,23 +119,27 @@ def read_overrides(path: Path) -> tuple[Override, ...]:
         document = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadOverrides(f"{path}: {error}") from error
-    entries = document.pop("override", [])
+    entries: Any = document.pop("override", [])
     if document or not isinstance(entries, list):
         raise BadOverrides(
             f"{path}: expected [[override]] tables alone, found {', '.join(document) or 'something else'}"
         )
-    return tuple(_override(entry, f"{path}: override {i + 1}") for i, entry in enumerate(entries))
+    return tuple(_override(entry, f"{path}: override {i + 1}") for i, entry in enumerate(cast(list[Any], entries)))
 
 
 def _override(entry: Any, where: str) -> Override:
-    if not isinstance(entry, dict) or not isinstance(entry.get("match"), str):
+    settings = dict(cast(dict[str, Any], entry)) if isinstance(entry, dict) else {}
+    match, weights, names = settings.pop("match", None), settings.pop("weights", False), settings.pop("roles", [])
+    if not isinstance(match, str):
         raise BadOverrides(f'{where}: expected match = "PATTERN" of source node names')
-    settings = dict(entry)
-    match, weights, names = settings.pop("match"), settings.pop("weights", False), settings.pop("roles", [])
+    if not isinstance(weights, bool):
+        raise BadOverrides(f"{where}: weights must be true or false, found {weights!r}")
+    if weights and names:
+        raise BadOverrides(f"{where}: weights have no roles, found roles = {names}")
     try:
         roles = tuple(Role(name) for name in names)
     except (ValueError, TypeError):
-        raise BadOverrides(f"{where}: roles are of {', '.join(Role)}; found {names}") from None
+        raise BadOverrides(f"{where}: roles is a list of {', '.join(Role)}; found {names}") from None
     kind = WeightQuantizer if weights else Quantizer
     known = {f.name for f in fields(kind)}
     if unknown := set(settings) - known:
@@ -142,4 +152,4 @@ def _override(entry: Any, where: str) -> Override:
         kind(**settings)
     except (ValueError, TypeError) as error:
         raise BadOverrides(f"{where}: {error}") from None
-    return Override(match, roles, bool(weights), settings)
+    return Override(match, roles, weights, settings)

@@ -11,8 +11,8 @@ from enum import StrEnum
 from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import BlockArgument, Operation, SSAValue, Use
 
-from qvit.dialects.ops.elementwise import AddOp, DivOp, MulOp, ReluOp, SelectOp, SigmoidOp, TanhOp
-from qvit.dialects.ops.nonlinear import GeluOp, LayerNormOp, SoftmaxOp
+from qvit.dialects.ops.elementwise import AddOp, ClipOp, DivOp, MulOp, ReluOp, SelectOp, SigmoidOp, TanhOp
+from qvit.dialects.ops.nonlinear import ArgmaxOp, GeluOp, LayerNormOp, ReduceMeanOp, SoftmaxOp
 from qvit.dialects.ops.products import Conv2dOp, LinearOp, MatmulOp
 from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
@@ -23,7 +23,7 @@ from qvit.dialects.types import element_of, is_float, shape_of
 PRODUCTS = (Conv2dOp, LinearOp, MatmulOp)
 MOVES = (ReshapeOp, TransposeOp, SliceOp, ConcatOp, GatherOp, BroadcastOp)
 CONSTANTS = (ConstantOp, WeightOp)
-FUNCTIONS = (GeluOp, MulOp, ReluOp, SigmoidOp, TanhOp)
+FUNCTIONS = (ClipOp, GeluOp, MulOp, ReluOp, SigmoidOp, TanhOp)
 
 
 class Role(StrEnum):
@@ -203,7 +203,7 @@ def use_role(site: Site, use: Use) -> Role | None:
             return Role.BRANCH if site.producers and all(_behind_product(p) for p in site.producers) else Role.RESIDUAL
         case _ if is_scaling(op):
             return None if operand in (v for v in op.operands if is_constant(v)) else _role_behind(site, op)
-        case SelectOp():
+        case ArgmaxOp() | ReduceMeanOp() | SelectOp():
             return Role.RESIDUAL
         case GeluOp() | MulOp():
             return Role.FUNCTION

@@ -12,8 +12,8 @@ MOMENTUM = 0.95
 SAMPLE_OF_BATCH = 8192
 SAMPLE = 1 << 17
 """Values kept: of one batch, and in all."""
-ROWS = 512
-"""Rows kept, where they are asked for."""
+ROWS_OF_BATCH, ROWS = 32, 256
+"""Rows kept: of one batch, and in all."""
 
 
 class BadSample(ValueError):
@@ -34,13 +34,12 @@ class Statistics:
     channel_sum: Array = field(default_factory=lambda: np.zeros(0))
     rows: int = 0
     sample: Array = field(default_factory=lambda: np.zeros(0, np.float32))
+    sample_rows: Array = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    """A few whole rows, [R, C], of every batch: what row-wise functions are tried on."""
     gram: Array = field(default_factory=lambda: np.zeros((0, 0)))
     """sum over rows of x x^T, [C, C] float64, where it is asked for: the layer's output error is a quadratic form of it."""
 
-    sample_rows: Array = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    """Some rows [.., C], where they are asked for: values that still know their channel."""
-
-    def update(self, x: Array, rng: np.random.Generator, with_gram: bool = False, with_rows: bool = False) -> None:
+    def update(self, x: Array, rng: np.random.Generator, with_gram: bool = False) -> None:
         """Take in a batch; BadSample if it holds NaN or infinity."""
         if not np.isfinite(x).all():
             raise BadSample(f"{int((~np.isfinite(x)).sum())} of its {x.size} values are NaN or infinite")
@@ -64,9 +63,8 @@ class Statistics:
         self.sample = np.concatenate([self.sample, picked])
         if self.sample.size > SAMPLE:
             self.sample = rng.choice(self.sample, SAMPLE, replace=False)
-        if with_rows:
-            kept = [rows.astype(np.float32), *([self.sample_rows] if self.sample_rows.size else [])]
-            self.sample_rows = _some_rows(np.concatenate(kept), rng)
+        some = rows[:: max(len(rows) // ROWS_OF_BATCH, 1)][:ROWS_OF_BATCH].astype(np.float32)
+        self.sample_rows = np.concatenate([self.sample_rows, some])[:ROWS] if self.sample_rows.size else some
         if with_gram:
             wide = rows.astype(np.float64)
             self.gram = (self.gram if self.gram.size else 0) + wide.T @ wide
@@ -93,8 +91,8 @@ class Statistics:
             self.channel_sum * factor + offset * self.rows,
             self.rows,
             np.zeros(0, np.float32),
+            (self.sample_rows * factor + offset).astype(np.float32),
             gram,
-            (self.sample_rows * factor + offset).astype(np.float32) if self.sample_rows.size else self.sample_rows,
         )
 
     def to_arrays(self, prefix: str) -> dict[str, Array]:
@@ -108,10 +106,6 @@ class Statistics:
             return array if array.ndim else array.item()
 
         return Statistics(**{f.name: value(f.name) for f in fields(Statistics)})
-
-
-def _some_rows(rows: Array, rng: np.random.Generator) -> Array:
-    return rows if len(rows) <= ROWS else rng.choice(rows, ROWS, replace=False)
 
 
 def joined(parts: list[Statistics]) -> Statistics:
@@ -138,5 +132,5 @@ def _joined_rows(parts: list[Array]) -> Array:
 def of_constant(array: Array) -> Statistics:
     """A constant's own statistics."""
     statistics = Statistics()
-    statistics.update(array, np.random.default_rng(0), with_rows=True)
+    statistics.update(array, np.random.default_rng(0))
     return statistics

@@ -149,12 +149,16 @@ class Quantity:
 
 @dataclass
 class Analysis:
-    """What is known of the values so far, in program order, and all that has to fit somewhere."""
+    """What is known of the values so far, in program order, and all that has to fit somewhere.
+
+    failures: what may not fit, or is not known to; conditions: those of approximations that do not hold.
+    """
 
     weights: Weights
     ranges: dict[SSAValue, Range] = field(default_factory=dict[SSAValue, Range])
     quantities: list[Quantity] = field(default_factory=list[Quantity])
     failures: list[Remark] = field(default_factory=list[Remark])
+    conditions: list[Remark] = field(default_factory=list[Remark])
 
     def of(self, value: SSAValue) -> Range:
         """What is known of an integer tensor: at least its type."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from qvit.dialects.approximations.base import RangeError
 from qvit.dialects.approximations.sm8 import Sm8Late
+from qvit.dialects.approximations.sw import SwLate
 from qvit.dialects.attributes import DyadicAttr, PotAttr, RealAttr
 from qvit.dialects.ops.approximated import IntSoftmaxOp
 from qvit.dialects.ops.products import MatmulOp
@@ -14,6 +15,7 @@ from qvit.dialects.ops.quantization import AddRequantOp, QuantizeOp, RequantizeO
 from qvit.dialects.semantics import quantization
 from qvit.dialects.semantics.integers import Array, IntType, widen
 from qvit.dialects.types import integer_of, shape_of
+from qvit.transforms.ranges.approximated import results_of
 from qvit.transforms.ranges.interval import WORD, Analysis, Range
 from qvit.transforms.ranges.products import less
 
@@ -135,20 +137,19 @@ def _average(a: Analysis, op: RequantizeOp) -> tuple[Range, Fraction] | None:
     if not isinstance(product, MatmulOp) or not isinstance(softmax := product.lhs.owner, IntSoftmaxOp):
         return None
     approximation, results = softmax.approximation.data, tuple(softmax.results)
-    if not isinstance(approximation, Sm8Late) or (product.lhs, op.divisor) != results:
+    if not isinstance(approximation, Sm8Late | SwLate) or (product.lhs, op.divisor) != results:
         return None
     tables = [a.weights.array(table) for table in softmax.tables]
     (lo, hi), length = a.of(softmax.input).ends, shape_of(softmax.input)[-1]
     known = [table for table in tables if table is not None]
-    if product.lhs_zero_point is not None or op.input_zero_point is not None or not known:
+    if product.lhs_zero_point is not None or op.input_zero_point is not None or not known or hi - lo >= 1 << 16:
         return None
     try:
         approximation.check((lo, hi), length, known)
     except RangeError:
         return None  # told where the softmax is analysed
-    types = (IntType(8, signed=False), IntType(32))
     pairs = np.array([[hi, code] for code in range(hi, lo - 1, -1)], np.int64)
-    weights, sums = (widen(found) for found in approximation.apply(pairs, known, None, types))
+    weights, sums = (widen(found) for found in approximation.apply(pairs, known, None, results_of(softmax)))
     one = int(sums[0, 0]) // 2
     share = max(
         Fraction(int(weights[0, 0]) + (length - 1) * int(p), one + (length - 1) * (int(z) - one))

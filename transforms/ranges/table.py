@@ -7,7 +7,7 @@ from xdsl.ir import Operation
 
 from qvit.dialects.ops.approximated import IntFunctionOp, IntLayerNormOp, IntSoftmaxOp
 from qvit.dialects.ops.elementwise import AddOp, ClipOp, CompareOp, MulOp, SelectOp, SubOp
-from qvit.dialects.ops.nonlinear import ReduceSumOp
+from qvit.dialects.ops.nonlinear import ArgmaxOp, ReduceSumOp
 from qvit.dialects.ops.products import Conv2dOp, LinearOp, MatmulOp, ShiftMatmulOp
 from qvit.dialects.ops.quantization import AddRequantOp, QuantizeOp, RequantizeOp, ThresholdOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
@@ -32,6 +32,7 @@ TRANSFERS: Mapping[type[Operation], Transfer] = {
     SubOp: values.sub,
     MulOp: values.mul,
     ReduceSumOp: values.reduce_sum,
+    ArgmaxOp: values.argmax,
     ClipOp: values.clip,
     CompareOp: values.compare,
     SelectOp: values.select,

@@ -3,7 +3,7 @@
 import numpy as np
 
 from qvit.dialects.ops.elementwise import AddOp, ArithmeticOp, ClipOp, CompareOp, MulOp, SelectOp, SubOp
-from qvit.dialects.ops.nonlinear import ReduceSumOp
+from qvit.dialects.ops.nonlinear import ArgmaxOp, ReduceSumOp
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, SliceOp, TransposeOp
 from qvit.dialects.ops.weights import ConstantOp, WeightOp
 from qvit.dialects.semantics import elementwise, shape
@@ -43,6 +43,10 @@ def reduce_sum(a: Analysis, op: ReduceSumOp) -> Range:
     partial, found = (total(r.moved(shape_of(op.input), lambda end: end), axes) for r in (x.with_zero(), x))
     a.measure(op, "accumulator", partial, type, wider(type))
     return found.each(lambda end: end.reshape(shape_of(op.result)))
+
+
+def argmax(_: Analysis, op: ArgmaxOp) -> Range:
+    return Range.around(np.array(0), np.array(shape_of(op.input)[op.axis.value.data] - 1))
 
 
 def clip(a: Analysis, op: ClipOp) -> Range:

@@ -8,7 +8,7 @@ import numpy as np
 from xdsl.ir import SSAValue
 
 from qvit.dialects.ops.elementwise import AddOp, MulOp, SigmoidOp
-from qvit.dialects.ops.nonlinear import BatchNormOp, GeluOp, LayerNormOp, ReduceMeanOp, ResizeOp, SoftmaxOp
+from qvit.dialects.ops.nonlinear import ArgmaxOp, BatchNormOp, GeluOp, LayerNormOp, ReduceMeanOp, ResizeOp, SoftmaxOp
 from qvit.dialects.ops.products import Conv2dOp
 from qvit.dialects.ops.shape import ReshapeOp
 from qvit.dialects.ops.weights import ConstantOp
@@ -101,6 +101,16 @@ def _reduce_mean(node: Node) -> Value:
             return x
         axes = range(rank)
     return node.emit(ReduceMeanOp(x, sorted(node.axis(a, rank) for a in axes), bool(node.attribute("keepdims", 1))))
+
+
+def _argmax(node: Node) -> Value:
+    if node.attribute("select_last_index", 0):
+        node.refuse(
+            "select_last_index is not read", "export the model with select_last_index = 0: of equal ones, the first"
+        )
+    x = node.tensor(0)
+    axis = node.axis(node.attribute("axis", 0), len(shape_of(x)))
+    return node.emit(ArgmaxOp(x, axis, bool(node.attribute("keepdims", 1))))
 
 
 def _global_average_pool(node: Node) -> Value:
@@ -196,6 +206,7 @@ NONLINEAR: dict[tuple[str, str], Handler] = {
     ("", "Gelu"): _gelu,
     ("", "BatchNormalization"): _batch_normalization,
     ("", "ReduceMean"): _reduce_mean,
+    ("", "ArgMax"): _argmax,
     ("", "GlobalAveragePool"): _global_average_pool,
     ("", "AveragePool"): _average_pool,
     ("", "Resize"): _resize,

@@ -175,7 +175,7 @@ def test_what_build_refuses() -> None:
             RangeError, match=f"^{name} approximates gelu alone, the function is tanh: use table, lin or quad$"
         ):
             built(kind, function="tanh")
-        with pytest.raises(RangeError, match="^the scale of scores must be positive"):
+        with pytest.raises(RangeError, match="^the scale of the input must be positive"):
             built(kind, -S)
         with pytest.raises(RangeError, match="^unknown options slope"):
             built(kind, slope=3)

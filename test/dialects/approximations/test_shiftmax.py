@@ -9,7 +9,7 @@ import pytest
 from approximation_examples import Measured, masks, rows
 
 from qvit.dialects.approximations.base import Built, Codes, RangeError, SoftmaxSpec
-from qvit.dialects.approximations.shift_exponential import octave_of
+from qvit.dialects.approximations.shift_exponential import octave_of, shift_exponential
 from qvit.dialects.approximations.shiftmax import Shiftmax, ShiftmaxPublished
 from qvit.dialects.semantics.integers import Array, Int64, IntType
 
@@ -212,12 +212,23 @@ def test_octaves(scale: Fraction) -> None:
     assert abs(octave * 2.0**-up * float(scale) / np.log(2) - 1) < 2.0**-12
 
 
+@pytest.mark.parametrize(("up", "octave"), [(0, 4095), (-3, 4095), (4, 4093), (12, 4000)])
+def test_the_exponential_far_below_the_maximum(up: int, octave: int) -> None:
+    """1 in the thirtieth octave, 0 from the next on."""
+    d = np.arange(29 * octave, 33 * octave) if up >= 0 else np.arange(29 * octave << -up, 33 * octave << -up, 3)
+    d = np.unique(d >> up) if up > 0 else d
+    e = shift_exponential(d, up, octave, 18)
+    assert e.tolist() == [oracle.shift_exponential(i, up, octave, 18)[0] for i in d.tolist()]
+    assert 0 in e
+    assert shift_exponential(np.array([(1 << 40) - 1]), up, octave, 18) == 0
+
+
 def test_what_build_refuses() -> None:
-    for scale in (Fraction(1 << 19), Fraction(1, 1 << 44)):
+    for scale in (Fraction(1 << 19), Fraction(1, 1 << 60)):
         with pytest.raises(RangeError, match="is out of the range 2\\^-43..2\\^18 of exponentials$"):
             built(Shiftmax, scale)
     for kind in (Shiftmax, ShiftmaxPublished):
-        with pytest.raises(RangeError, match="^the scale of scores must be positive, found -0.05$"):
+        with pytest.raises(RangeError, match="^the scale of the input must be positive, found -0.05$"):
             built(kind, -S)
     with pytest.raises(RangeError, match="^rows of 1000000 scores are too long: [0-9]+ are possible$"):
         built(Shiftmax, length=1_000_000)
@@ -265,8 +276,8 @@ def test_the_intervals_are_reached_on_long_rows() -> None:
         (lambda: ShiftmaxPublished(-1, 0, 16), "n must be in 1..30, found 0"),
         (lambda: ShiftmaxPublished(-1, 31, 16), "n must be in 1..30, found 31"),
         (lambda: ShiftmaxPublished(-1, 15, 1), "bits must be in 2..16, found 1"),
-        (lambda: Shiftmax(-32, 20, 2, 255, 255), "up must be in -31..30, found -32"),
-        (lambda: Shiftmax(31, 20, 2, 255, 255), "up must be in -31..30, found 31"),
+        (lambda: Shiftmax(-41, 20, 2, 255, 255), "up must be in -40..30, found -41"),
+        (lambda: Shiftmax(31, 20, 2, 255, 255), "up must be in -40..30, found 31"),
         (lambda: Shiftmax(0, 4096, 2, 255, 255), "octave must be in 1..4095, found 4096"),
         (lambda: Shiftmax(0, 4095, 18, 255, 255), None),
         (lambda: Shiftmax(0, 4095, 19, 255, 255), "n must be in 0..29 and 2^n 2 octave below 2^31, found n = 19"),

@@ -156,6 +156,16 @@ def test_error_against_the_real_softmax(output: IntType, index: int, spread: flo
     assert np.abs(weights * float(late.scale) / total - p).max() < 0.0025
 
 
+def test_the_reciprocal_is_rounded() -> None:
+    """Rows that show it: with a reciprocal rounded down, one entry of each would be one less."""
+    b = built(Sw, length=3, output=UI16)
+    assert b.approximation.parameters["index"] == 6
+    x = np.array([[0, -1910, -35], [0, -19, -426], [0, -1384, -2971]])
+    expected = [[30894, 4784, 29857], [24812, 24356, 16368], [49883, 12912, 2741]]
+    compare(b, x, None, (-32768, 32767))
+    assert b.approximation.apply(x, arrays(b), None, b.results)[0].tolist() == expected
+
+
 def test_edges() -> None:
     for kind in KINDS:
         b = built(kind, scores=I32)
