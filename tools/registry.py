@@ -8,6 +8,9 @@ SCHEMES: dict[str, str] = {
     "best": "Our own functions: late division of attention, tables, exact normalisation; one rounding for each step.",
     "i-vit": "I-ViT: Shiftmax, ShiftGELU, I-LayerNorm, dyadic requantization; symmetric throughout, residual stream of 16 bits.",
     "i-bert": "I-BERT: polynomial exponential and GELU, exact integer square root, dyadic requantization; symmetric throughout.",
+    "fq-vit": "FQ-ViT: attention of 4 bits, products of shifts; normalisation with powers of two for channels; unsigned activations.",
+    "p2-vit": "P2-ViT: every scale a power of two, so that requantization is a shift; attention of 4 bits, products of shifts.",
+    "p2-vit-mixed": "P2-ViT with weights of 4 bits a channel, and of 8 bits in the layers that a search on the samples chooses.",
     "iptq-vit": "IPTQ-ViT: for each operation the shift-based or polynomial approximation that loses least on the samples.",
 }
 """The schemes of transforms/pipelines.py, each a pass, and their summaries."""
@@ -69,15 +72,6 @@ PASSES: dict[str, tuple[str, str, str]] = {
 """flag -> (module, class or table of classes by flag, first line of the help).
 
 The flag is the pass's name, and its file's, with dashes; schemes share a file."""
-
-
-SCHEMES: dict[str, str] = {
-    "best": "Our own functions: late division of attention, tables, exact normalisation; one rounding for each step.",
-    "i-vit": "I-ViT: Shiftmax, ShiftGELU, I-LayerNorm, dyadic requantization; symmetric throughout, residual stream of 16 bits.",
-    "i-bert": "I-BERT: polynomial exponential and GELU, exact integer square root, dyadic requantization; symmetric throughout.",
-    "iptq-vit": "IPTQ-ViT: for each operation the shift-based or polynomial approximation that loses least on the samples.",
-}
-"""scheme -> what it does, in a line."""
 
 
 def scheme_list() -> str:

@@ -67,7 +67,7 @@ def _lower_to_linalg() -> type[ModulePass]:
     return LowerToLinalgPass
 
 
-SCHEMES = ("best", "i-vit", "i-bert", "iptq-vit")
+SCHEMES = ("best", "i-vit", "i-bert", "fq-vit", "p2-vit", "p2-vit-mixed", "iptq-vit")
 """The names of the schemes of `pipelines`, which is imported once one is asked for."""
 
 UNIVERSE = Universe(

@@ -63,8 +63,11 @@ class Statistics:
         self.sample = np.concatenate([self.sample, picked])
         if self.sample.size > SAMPLE:
             self.sample = rng.choice(self.sample, SAMPLE, replace=False)
-        some = rows[:: max(len(rows) // ROWS_OF_BATCH, 1)][:ROWS_OF_BATCH].astype(np.float32)
-        self.sample_rows = np.concatenate([self.sample_rows, some])[:ROWS] if self.sample_rows.size else some
+        # at random: a stride may meet the same token of every image
+        some = rows[rng.permutation(len(rows))[:ROWS_OF_BATCH]].astype(np.float32)
+        self.sample_rows = np.concatenate([self.sample_rows, some]) if self.sample_rows.size else some
+        if len(self.sample_rows) > ROWS:
+            self.sample_rows = rng.choice(self.sample_rows, ROWS, replace=False)
         if with_gram:
             wide = rows.astype(np.float64)
             self.gram = (self.gram if self.gram.size else 0) + wide.T @ wide
