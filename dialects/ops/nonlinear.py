@@ -1,6 +1,7 @@
 """The float functions of a transformer encoder, and what a convolutional decoder behind one needs."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import ClassVar
 
 from xdsl.dialects.builtin import (
@@ -326,6 +327,11 @@ class ReduceMeanOp(IRDLOperation):
     @property
     def keeps(self) -> bool:
         return bool(self.keepdims.value.data)
+
+    @property
+    def count(self) -> int:
+        """How many numbers each mean is of."""
+        return prod(shape_of(self.input)[axis] for axis in self.axes.get_values())
 
     def verify_(self) -> None:
         require_float(input=self.input, result=self.result)

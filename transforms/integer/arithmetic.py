@@ -136,9 +136,8 @@ class Mean(IntegerRule):
         if not isinstance(op, QuantizeOp) or not isinstance(mean := op.input.owner, ReduceMeanOp):
             return None
         dq = dequantized(mean.input, "operand")
-        axes, shape = mean.axes.get_values(), shape_of(mean.input)
+        axes, count = mean.axes.get_values(), mean.count
         require(dq.params.axis_index is None, f"operand has a scale along axis {dq.params.axis_index}")
-        count = int(np.prod([shape[axis] for axis in axes]))
         zero, codes = dq.params.zero_point.number or 0, integer_of(dq.input)
         assert codes is not None
         reach = count * max(abs(codes.lo), abs(codes.hi))

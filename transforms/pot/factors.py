@@ -56,8 +56,7 @@ def fold_factors(module: ModuleOp, weights: Weights) -> tuple[list[str], list[Re
                 if _fold(op, weights):
                     folded.append(describe(op))
             elif isinstance(op, ReduceMeanOp):
-                count = int(np.prod([shape_of(op.input)[axis] for axis in op.axes.get_values()]))
-                require(count & (count - 1) == 0, f"it divides by {count}, which is no power of two")
+                require(op.count & (op.count - 1) == 0, f"it divides by {op.count}, which is no power of two")
         except Declined as declined:
             left.append(Remark(describe(op), RULE, str(declined)))
     return folded, left

@@ -9,19 +9,18 @@ from xdsl.dialects.func import FuncOp
 from xdsl.ir import Operation, SSAValue, Use
 from xdsl.rewriter import InsertPoint, Rewriter
 
-from qvit.dialects.attributes import QParamsAttr
+from qvit.dialects.attributes import QParamsAttr, ScaleAttr, float_value
 from qvit.dialects.ops.products import Conv2dOp, LinearOp
 from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
 from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.provenance import describe, set_sources, sources
 from qvit.dialects.semantics.integers import Array, IntType, Rounding
-from qvit.dialects.semantics.pot import Exponent
 from qvit.dialects.semantics.quantization import quantize
 from qvit.dialects.types import element_of, integer_element, is_float, shape_of
 from qvit.dialects.weights import Weights
-from qvit.transforms.ptq.observers import Choice, Quantizer, choose, powers
+from qvit.transforms.ptq.observers import Choice, Quantizer, choose
 from qvit.transforms.ptq.scheme import Quantization
-from qvit.transforms.ptq.sites import Role, Site, channels, find_sites, role, same_rows, use_role
+from qvit.transforms.ptq.sites import MOVES, Role, Site, channels, find_sites, mean_of, role, same_rows, use_role
 from qvit.transforms.ptq.statistics import Statistics, joined, of_constant
 from qvit.transforms.ptq.weights import WeightCodes, WeightQuantizer, quantize_weights
 
@@ -147,6 +146,8 @@ def _quantize_site(
     choice = choose(seen, quantizer)
     if quantizer.channel_factors and channels(site) and seen.sample_rows.size:
         choice = choice.by_channels(seen.sample_rows, quantizer.type)
+    if quantizer.power_of_two and (count := mean_of(site)):
+        choice = choice.of_mean(count)
     choices.tensors.append(_tensor_choice(site, main, quantizer, choice, seen))
     codes, rounding = quantizer.type, quantization.rounding
     for value in site.producers:
@@ -162,7 +163,8 @@ def _quantize_site(
 def _params(value: SSAValue, choice: Choice) -> QParamsAttr:
     """Of one scale, or one for each channel along the last axis."""
     if choice.factors is None:
-        return QParamsAttr.of(choice.scale, choice.zero_point)
+        over = [float_value(float(choice.over))]
+        return QParamsAttr.of(ScaleAttr.of(float_value(choice.scale), over=over), choice.zero_point)
     scales = np.ldexp(np.float32(choice.scale), choice.factors)
     return QParamsAttr.of(scales.astype(np.float32), choice.zero_point, len(shape_of(value)) - 1)
 
@@ -181,7 +183,7 @@ def _narrower(site: Site, quantizer: Quantizer, quantization: Quantization) -> l
 
 def _tensor_choice(site: Site, role: Role, quantizer: Quantizer, choice: Choice, seen: Statistics) -> TensorChoice:
     codes = quantizer.type
-    numbers = (choice.scale, choice.zero_point, seen.low, seen.high, choice.octaves)
+    numbers = (choice.real_scale, choice.zero_point, seen.low, seen.high, choice.octaves)
     factors = () if choice.factors is None else tuple(choice.factors.tolist())
     return TensorChoice(site.name, role, codes.bits, codes.signed, *numbers, factors)
 
@@ -240,9 +242,21 @@ def _quantize_layer(
     if array is None:
         return
     gram = second_moments(op, statistics) if quantizer.needs_gram else None
-    made = quantize_weights(array, quantizer, gram)
+    count = _mean_in_front(op, weights) if quantizer.power_of_two else 1
+    made = quantize_weights(array, quantizer, gram, count)
     choices.weights.append(_weight_choice(op, array, made))
     op.operands[1] = dequantized_weights(op, made, quantizer.type)
+
+
+def _mean_in_front(op: LinearOp | Conv2dOp, weights: Weights) -> int:
+    """The odd n of an input whose scale is a power of two over n: of weights in units of n, the product's is one again."""
+    value = op.input
+    while isinstance(move := value.owner, MOVES):
+        value = move.operands[0]
+    if not isinstance(dq := value.owner, DequantizeOp) or dq.params.axis_index is not None:
+        return 1
+    (scale,) = weights.exact_scale(dq.params.scale)
+    return scale.denominator // (scale.denominator & -scale.denominator) if scale > 0 else 1
 
 
 def dequantized_weights(op: LinearOp | Conv2dOp, made: WeightCodes, codes: IntType) -> SSAValue:
@@ -270,5 +284,5 @@ def _weight_choice(op: LinearOp | Conv2dOp, array: Array, made: WeightCodes) -> 
     octaves = np.log2(np.atleast_1d(made.scale / made.ideal))
     moved = tuple(float(v) for v in octaves) if np.any(octaves) else ()
     bits = int(np.abs(made.codes).max(initial=1)).bit_length() + 1
-    away = int((made.scale != powers(made.ideal, Exponent.NEAREST)).sum()) if moved else 0
-    return WeightChoice(describe(op), bits, made.scale.size, float(sqnr), moved, made.nearest_error, made.error, away)
+    errors = (made.nearest_error, made.error, made.away)
+    return WeightChoice(describe(op), bits, made.scale.size, float(sqnr), moved, *errors)

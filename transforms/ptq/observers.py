@@ -83,13 +83,23 @@ class Quantizer:
 class Choice:
     """A scale and zero point. ideal: the scale before it was rounded to a power of two.
 
-    factors: int64 [C], the scale of channel c is scale 2^factors[c]; None where one is common to all.
+    over: the scale is divided by it, exactly. factors: int64 [C], the scale of channel c is scale 2^factors[c]; None where
+    one is common to all.
     """
 
     scale: float
     zero_point: int
     ideal: float
     factors: Int64 | None = None
+    over: int = 1
+
+    def of_mean(self, count: int) -> "Choice":
+        """A coarser scale that is a power of two over `count`: a mean of so many codes is then their sum, shifted."""
+        return replace(self, scale=self.scale * 2.0 ** (count - 1).bit_length(), over=count)
+
+    @property
+    def real_scale(self) -> float:
+        return self.scale / self.over
 
     def by_channels(self, rows: Array, codes: IntType) -> "Choice":
         """The same range with a factor for each channel, the best for sample rows [.., C]."""
@@ -100,7 +110,7 @@ class Choice:
     @property
     def octaves(self) -> float:
         """How far the scale moved."""
-        return log2(self.scale / self.ideal)
+        return log2(self.real_scale / self.ideal)
 
 
 def choose(statistics: Statistics, quantizer: Quantizer) -> Choice:

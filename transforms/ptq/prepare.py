@@ -13,7 +13,7 @@ from xdsl.pattern_rewriter import GreedyRewritePatternApplier, PatternRewriteWal
 
 from qvit.dialects.ops.elementwise import AddOp, DivOp, MulOp
 from qvit.dialects.ops.nonlinear import BatchNormOp
-from qvit.dialects.ops.products import Conv2dOp, LinearOp
+from qvit.dialects.ops.products import Conv2dOp, LinearOp, MatmulOp
 from qvit.dialects.ops.shape import GatherOp, ReshapeOp, SliceOp, TransposeOp
 from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.provenance import set_sources, sources
@@ -182,6 +182,26 @@ class FactorOfLayer(Rule):
         return _scaled(layer, laid[0], None, session)
 
 
+class FactorOfMatmul(Rule):
+    """matmul(a, b) * c => matmul(a * c, b), c one number, where a layer makes a, moved at most. Real-exact."""
+
+    name = "factor-of-matmul"
+    exactness = Exactness.REAL_EXACT
+
+    def plan(self, op: Operation) -> Rewrite | None:
+        found = _factor(op, self.session(op).weights)
+        if found is None or found[1].size != 1 or not isinstance(product := found[0].owner, MatmulOp):
+            return None
+        value = product.lhs
+        while only_use(value) and isinstance(move := value.owner, ReshapeOp | TransposeOp):
+            value = move.input
+        if not only_use(found[0]) or not only_use(value) or not isinstance(value.owner, LinearOp | Conv2dOp):
+            return None
+        number = constant_like(op.result, found[1].reshape(()))
+        scaled = MulOp(product.lhs, number.result)
+        return Rewrite([number, scaled, MatmulOp(scaled.result, product.rhs)], [product])
+
+
 def _scaled(layer: LinearOp | Conv2dOp, factor: Array, offset: Array | None, session: Session) -> Rewrite | None:
     """The layer with its outputs times `factor` plus `offset`, each a number or one an output."""
     matrix = session.weights.array(layer.weight)
@@ -265,6 +285,7 @@ RULES: Sequence[type[Rule]] = (
     GatherOne,
     FactorOfMove,
     FactorOfLayer,
+    FactorOfMatmul,
     BatchNormOfConv,
     SliceOfConstant,
     BiasOfLayer,

@@ -130,8 +130,10 @@ def _values(function: FuncOp) -> Iterator[SSAValue]:
 def channels(site: Site) -> int | None:
     """How many lie along the last axis of all of a site's tensors, where each may have a scale of its own; None if none may.
 
-    Its moves keep that axis, and it is used by additions and normalisations alone.
+    Its moves keep that axis, sums make it (of additions and products), and additions and normalisations alone take it.
     """
+    if not all(isinstance(p.owner, (AddOp, *PRODUCTS)) for p in site.producers):
+        return None
     counts = {shape_of(value)[-1:] for value in site.values}
     moves = [value.owner for value in site.values if isinstance(value.owner, MOVES)]
     if counts == {()} or len(counts) != 1 or not all(map(_keeps_last, moves)):
@@ -155,6 +157,14 @@ def _keeps_last(op: Operation) -> bool:
             return op.axis.value.data != len(shape_of(op.result)) - 1
         case _:
             return True
+
+
+def mean_of(site: Site) -> int | None:
+    """Of how many numbers a site is the mean; None for another site, or where not only layers, norms and the caller take it."""
+    counts = {p.owner.count if isinstance(p.owner, ReduceMeanOp) else None for p in site.producers}
+    takers = [use.operation for use in site.uses if use_role(site, use) is not None]
+    alone = all(isinstance(op, LinearOp | LayerNormOp | ReturnOp) for op in takers) and not site.constants
+    return counts.pop() if len(counts) == 1 and alone else None
 
 
 def same_rows(value: SSAValue) -> SSAValue:

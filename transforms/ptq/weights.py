@@ -60,7 +60,7 @@ class WeightCodes:
     """codes: int8, of the weights' shape; scale: float32 [] or [outputs]; ideal: before it was rounded to powers of two.
 
     nearest_error, error: the squared error of the layer's output on the samples with scales rounded to the nearest powers of
-    two, and with these; 0 where no samples were needed.
+    two, and with these; 0 where no samples were needed. away: how many scales are not the nearest powers of two.
     """
 
     codes: Array
@@ -68,6 +68,7 @@ class WeightCodes:
     ideal: Array
     nearest_error: float = 0.0
     error: float = 0.0
+    away: int = 0
 
     def real(self) -> Array:
         """The weights that the codes stand for, float64."""
@@ -110,9 +111,14 @@ class Grid:
         return self.best(rows, [nearest, *others], moments)  # first, so that it stays where nothing is better
 
 
-def quantize_weights(weights: Array, quantizer: WeightQuantizer, gram: Array | None = None) -> WeightCodes:
-    """weights [outputs, ...] in float. gram: the input's second moments [K, K], K the inputs of an output."""
-    rows, grid = weights.reshape(len(weights), -1).astype(np.float64), quantizer.grid
+def quantize_weights(
+    weights: Array, quantizer: WeightQuantizer, gram: Array | None = None, times: int = 1
+) -> WeightCodes:
+    """weights [outputs, ...] in float. gram: the input's second moments [K, K], K the inputs of an output.
+
+    times: scales that become powers of two are powers of two times this number, which is less than 2^24.
+    """
+    rows, grid = weights.reshape(len(weights), -1).astype(np.float64) / times, quantizer.grid
     moments = gram if gram is not None and gram.shape == (rows.shape[1],) * 2 else None
     ideal = _max_scales(rows, grid)
     if quantizer.fit is not Fit.MAX:
@@ -120,11 +126,11 @@ def quantize_weights(weights: Array, quantizer: WeightQuantizer, gram: Array | N
         shares = [1 - 0.025 * i for i in range(25)]
         ideal = grid.best(rows, [ideal * f for f in shares], by_output)
     ideal = ideal.astype(np.float32).astype(np.float64)
-    scale, nearest_error, error = ideal, 0.0, 0.0
+    scale, nearest_error, error, away = ideal, 0.0, 0.0, 0
     if quantizer.power_of_two:
-        scale = grid.powers(rows, ideal, quantizer.power_of_two, moments)
+        scale, nearest = grid.powers(rows, ideal, quantizer.power_of_two, moments), powers(ideal, Exponent.NEAREST)
+        away = int((scale != nearest).sum() if quantizer.per_channel else scale[0] != nearest[0])
         if moments is not None:
-            nearest = powers(ideal, Exponent.NEAREST)
             nearest_error, error = (float(grid.errors(rows, s, moments).sum()) for s in (nearest, scale))
     codes = _gptq(rows, scale, grid, moments) if quantizer.gptq and moments is not None else None
     if codes is None:
@@ -133,10 +139,11 @@ def quantize_weights(weights: Array, quantizer: WeightQuantizer, gram: Array | N
         scale, ideal = scale[0], ideal[0]
     return WeightCodes(
         codes.reshape(weights.shape).astype(quantizer.type.dtype),
-        np.asarray(scale, np.float32),
-        np.asarray(ideal),
+        np.asarray(scale * times, np.float32),
+        np.asarray(ideal * times),
         nearest_error,
         error,
+        away,
     )
 
 
