@@ -84,12 +84,13 @@ def integer_module(
         raise models.Unavailable(f"scheme {scheme}: {error}") from error
 
 
-def with_decoder(predict: Predict, model: Path, cache: Path) -> Predict:
+def with_decoder(predict: Predict, cache: Path) -> Predict:
     """The saliency too: what follows the tokens is convolutions for another purpose, and stays in float."""
     decoder = cache / "vits-decoder.onnx"
     if not decoder.exists():
+        folded = models.make(["vits-static"], cache)["vits-static"]  # without sizes that are read from the input
         with models.replacing(decoder) as temporary:
-            onnx.utils.extract_model(str(model), str(temporary), [TOKENS], [SALIENCY])
+            onnx.utils.extract_model(str(folded), str(temporary), [TOKENS], [SALIENCY])
     saliency = predictor(decoder, [SALIENCY], 1)
 
     def both(images: np.ndarray) -> dict[str, np.ndarray]:
@@ -133,7 +134,7 @@ def prepare(task: Task, scheme: str, cache: Path) -> Predict:
     outputs = [name for name in task.outputs if name != SALIENCY]
     module = integer_module(task.model, task.calibration, scheme, task.batch, outputs)
     run_all = partial(predict, module)
-    return with_decoder(run_all, task.model, cache) if SALIENCY in task.outputs else run_all
+    return with_decoder(run_all, cache) if SALIENCY in task.outputs else run_all
 
 
 def measure(task: Task, scheme: str, cache: Path) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """`lis` and `lis_published`: log-int-softmax, whose results are powers of two, codes 0..15 for 2^-code and 16 for 0.
 
-The product with the values behind it is then one of shifts and additions (`qvit.shift_matmul`).
+The product with the values behind it is then one of shifts and additions (`qvit.shift_matmul`). Entries that take no part
+have code 16. A result is at most 3/2 of E / sum E, so what the results of a row stand for sums to at most 3/2.
 """
 
 from collections.abc import Sequence

@@ -91,9 +91,9 @@ def test_zero_points(type: IntType, zero_point: int) -> None:
 @pytest.mark.slow
 def test_against_the_oracle_at_length() -> None:
     x = np.arange(-32768, 32768)
-    for i in range(1, 10):
+    for i in range(1, 17):
         for kind in (IGelu, IGeluPublished):
-            compare(built(kind, Fraction(i, 9001), I16), x, I16_CODES)
+            compare(built(kind, Fraction(i, 8001), I16), x, I16_CODES)
 
 
 def test_the_published_code() -> None:
