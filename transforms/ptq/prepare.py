@@ -197,7 +197,7 @@ class FactorOfMatmul(Rule):
             value = move.input
         if not only_use(found[0]) or not only_use(value) or not isinstance(value.owner, LinearOp | Conv2dOp):
             return None
-        number = constant_like(op.result, found[1].reshape(()))
+        number = constant_like(op.results[0], found[1].reshape(()))
         scaled = MulOp(product.lhs, number.result)
         return Rewrite([number, scaled, MatmulOp(scaled.result, product.rhs)], [product])
 
