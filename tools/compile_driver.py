@@ -175,8 +175,11 @@ def _compiled(
             if done == len(samples):
                 step.what = "compiling"
 
+        def search(done: int, total: int) -> None:
+            step.what = f"choosing bits, {done} of {total}"
+
         key = _key(module, samples, _settings(args), scheme)
-        return compile_model(module, samples, scheme, **options, state=state, key=key, progress=count)
+        return compile_model(module, samples, scheme, **options, state=state, key=key, progress=count, searching=search)
 
 
 def _report(

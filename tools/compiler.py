@@ -16,7 +16,7 @@ from qvit.dialects.weights import Weights
 from qvit.transforms.pipelines import Scheme, run_scheme
 from qvit.transforms.ptq.calibrate import Calibration, calibrate
 from qvit.transforms.ptq.insert import Choices, insert
-from qvit.transforms.ptq.mixed import choose_bits
+from qvit.transforms.ptq.mixed import Progress, choose_bits
 from qvit.transforms.ptq.prepare import prepare
 from qvit.transforms.ptq.scheme import Quantization
 from qvit.transforms.ptq.smoothing import centre_keys, smooth
@@ -70,8 +70,9 @@ def quantize(
     state: Path | None = None,
     key: str = "",
     progress: Callable[[int], None] = lambda done: None,
+    searching: Progress = lambda done, total: None,
 ) -> Quantized:
-    """Quantize a float module in place, with scales from samples. state, key: see `Calibration`."""
+    """Quantize a float module in place, with scales from samples. state, key: see `Calibration`; searching: see `choose_bits`."""
     prepare(module)
     function = find_function(module)
     calibration = Calibration(function, gram=quantization.needs_gram, seed=seed, state=state, key=key)
@@ -91,7 +92,7 @@ def quantize(
             runs = [run(candidate, inputs, float_dtype=np.float32) for inputs in judged]
             return [np.concatenate(parts) for parts in zip(*(r.values() for r in runs), strict=True)]
 
-        chosen, mixed = choose_bits(module, function, quantization, seen, outputs, seed)
+        chosen, mixed = choose_bits(module, function, quantization, seen, outputs, seed, searching)
     choices = insert(module, function, quantization, seen, chosen)
     choices.mixed = mixed
     return Quantized(choices, rows, reference)
@@ -108,6 +109,7 @@ def compile_model(
     state: Path | None = None,
     key: str = "",
     progress: Callable[[int], None] = lambda done: None,
+    searching: Progress = lambda done, total: None,
 ) -> Compiled:
     """A module with integers alone in @main, from a float one, which is changed in place.
 
@@ -116,7 +118,13 @@ def compile_model(
     """
     made = Quantized()
     if samples:
-        options: dict[str, Any] = {"seed": seed, "state": state, "key": key, "progress": progress}
+        options: dict[str, Any] = {
+            "seed": seed,
+            "state": state,
+            "key": key,
+            "progress": progress,
+            "searching": searching,
+        }
         made = quantize(module, samples, scheme.quantization, **options)
     quantized = module.clone()
     reports = run_scheme(module, scheme, published=published, unchecked=unchecked, rows=made.rows.get)
