@@ -12,7 +12,7 @@ from xdsl.ir import Operation, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from qvit.dialects.attributes import Factor, QParamsAttr
-from qvit.dialects.ops.elementwise import DivOp, MulOp
+from qvit.dialects.ops.elementwise import AddOp, DivOp, MulOp
 from qvit.dialects.ops.nonlinear import LayerNormOp, ReduceMeanOp
 from qvit.dialects.ops.products import Conv2dOp, LinearOp, MatmulOp
 from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
@@ -112,6 +112,13 @@ def _walk(value: SSAValue, axis: int | None, route: _Route, weights: Weights) ->
         case MatmulOp():
             require(axis is None, f"it varies along an axis of {where}, a product of activations")
             _walk(owner.lhs, None, route, weights)
+        case AddOp() if any(weights.array(v) is not None for v in owner.operands):
+            index = 0 if weights.array(owner.lhs) is not None else 1
+            array = weights.array(owner.operands[index])
+            assert array is not None
+            require(axis in (None, len(shape_of(value)) - 1), f"it varies along axis {axis} of {where}")
+            route.constants.append((owner, index, array))
+            _walk(owner.operands[1 - index], axis, route, weights)
         case LayerNormOp():
             last = len(shape_of(value)) - 1
             require(axis in (None, last) and owner.axis.value.data == last, f"{where} normalises over other axes")
