@@ -459,8 +459,10 @@ def run_model(
     results: dict[str, Array] = {}
     for function in find_stages(module):
         integers_only = INTEGER_ONLY in function.attributes
-        options = {"float_dtype": float_dtype, "integers_only": integers_only, "observe": observe}
-        results = run(module, inputs, function=function.sym_name.data, **options)
+        name = function.sym_name.data
+        results = run(
+            module, inputs, function=name, float_dtype=float_dtype, integers_only=integers_only, observe=observe
+        )
         inputs = list(results.values())
     return results
 

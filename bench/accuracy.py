@@ -28,10 +28,9 @@ import onnx.utils
 from evaluation import SALIENCY, TASKS, TOKENS, Score, Task
 from peers import PEERS, Predict, predict_batches, predictor, quantized
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.dialects.func import FuncOp
 from xdsl.utils.exceptions import DiagnosticException
 
-from qvit.backends.interpreter import find_function, input_names, run
+from qvit.backends.interpreter import find_function, find_stages, input_names, run_model
 from qvit.dialects.types import shape_of
 from qvit.frontends.onnx import import_onnx, load_onnx
 from qvit.tools.compiler import compile_model
@@ -44,7 +43,6 @@ PUBLISHED = "-published"
 OURS = [*SCHEMES, *(name + PUBLISHED for name, scheme in SCHEMES.items() if scheme.published)]
 """Our schemes, also with functions as the papers print them, whether their conditions hold or not."""
 
-STAGES = ("quantize_inputs", "main", "dequantize_outputs")
 COSINE, RATIO = "token cosine mean", "token error / ort"
 
 
@@ -101,15 +99,14 @@ def with_decoder(predict: Predict, cache: Path) -> Predict:
 
 
 def predict(module: ModuleOp, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Run a module in the interpreter, batch by batch: images [N, C, H, W] -> its results by name, each [N, ...]."""
-    present = {op.sym_name.data for op in module.ops if isinstance(op, FuncOp)}
-    stages = [name for name in STAGES if name in present]
-    size = shape_of(find_function(module, stages[0]).args[0])[0]
+    """Run a module in the interpreter, batch by batch: images [N, C, H, W] -> its results by name, each [N, ...].
+
+    A function that is promised to be free of floats runs on integers alone.
+    """
+    size = shape_of(find_stages(module)[0].args[0])[0]
 
     def of_batch(batch: np.ndarray) -> dict[str, np.ndarray]:
-        results = {"": batch}
-        for stage in stages:
-            results = run(module, list(results.values()), function=stage)
+        results = run_model(module, [batch])
         step.done += size
         return results
 

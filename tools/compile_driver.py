@@ -48,8 +48,9 @@ def _scheme(args: argparse.Namespace, channels: int) -> Scheme:
         bits = min(args.residual, _widest(channels))
         # 8 bits have none to spare for inputs that reach farther than the samples
         changes = {"bits": bits, "symmetric": True, "margin": 1.0 if bits == 8 else 2.0}
-        wide = {role: replace(quantization.roles[role], **changes) for role in (Role.RESIDUAL, Role.BRANCH)}
-        scheme = with_quantization(scheme, roles={**quantization.roles, **wide})
+        roles = quantization.roles
+        wide = {role: replace(roles[role], **changes) for role in (Role.RESIDUAL, Role.BRANCH) if role in roles}
+        scheme = with_quantization(scheme, roles={**roles, **wide})
     if args.overrides is not None:
         scheme = with_quantization(scheme, overrides=read_overrides(args.overrides))
     return scheme
@@ -133,11 +134,10 @@ def _key(module: ModuleOp, samples: Samples, settings: Mapping[str, Any], scheme
         total.update(file.sha256.data.encode())
     for op in module.walk():
         total.update(f"{op.name} {[str(value.type) for value in op.results]}".encode())
-        for name, attribute in op.properties.items():
-            total.update(name.encode())
-            total.update(
-                attribute.data.data if name == "value" and isinstance(op, ConstantOp) else str(attribute).encode()
-            )
+        if isinstance(op, ConstantOp):
+            total.update(op.value.data.data)
+        else:
+            total.update(str(sorted(op.properties.items())).encode())
     return total.hexdigest()
 
 
@@ -200,7 +200,7 @@ def _report(
             model=args.model.name,
             sha256=digest(args.model),
             settings=_settings(args),
-            samples=None if samples is None else SampleFacts(samples.note, samples.count, len(samples)),
+            samples=None if samples is None else SampleFacts(samples.note, samples.total, len(samples)),
             batch=None if samples is None else samples[0],
             floats=floats,
         )

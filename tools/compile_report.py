@@ -2,10 +2,10 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import log10, prod
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp
@@ -174,7 +174,7 @@ class CompileReport:
         return lines
 
 
-def counted(names: Sequence[str] | Any) -> str:
+def counted(names: Iterable[str]) -> str:
     """'9 x ln, 4 x quad'."""
     return ", ".join(f"{n} x {name}" for name, n in Counter(names).most_common()) or "none"
 
@@ -315,7 +315,7 @@ def _weight_line(choice: WeightChoice) -> WeightLine:
 
 
 def _candidates(choices: object) -> list[LayerChoice]:
-    found = [choice for choice in choices if isinstance(choice, LayerChoice)] if isinstance(choices, list) else []
+    found = cast(list[LayerChoice], choices or [])
     return [replace(c, scores={name: _limited(score) for name, score in c.scores.items()}) for c in found]
 
 
@@ -353,8 +353,9 @@ def _packed(attribute: Attribute) -> int:
         return -(-prod(attribute.type.get_shape()) * (codes.bits if codes else 32) // 8)
     if isa(attribute, ArrayAttr):
         return sum(map(_packed, attribute))
-    own = isinstance(attribute, ParametrizedAttribute) and attribute.name.startswith("qvit.")
-    return sum(map(_packed, attribute.parameters)) if own else 0
+    if isinstance(attribute, ParametrizedAttribute) and attribute.name.startswith("qvit."):
+        return sum(map(_packed, attribute.parameters))
+    return 0
 
 
 def compile_report(

@@ -49,7 +49,7 @@ class Samples(Sequence[Mapping[str, Array]]):
     prepare: Callable[[Array], Array] = field(default=_unchanged, repr=False)
 
     @property
-    def count(self) -> int:
+    def total(self) -> int:
         """Samples, of the input that has most."""
         return max(map(len, self.arrays.values()))
 

@@ -31,7 +31,7 @@ def example(rename: tuple[str, str] = ("", "")) -> Example:
         quantized(Variant(14, "split", "matmul", "div"), "QUInt8", add=True), "/blocks.1/attn/pv/MatMul"
     )
     if rename[0]:
-        _rename(model, *rename)
+        rename_nodes(model, *rename)
     module, declined = import_onnx(model, dims={"batch": 1})
     report = delay_dequant(module)
     return Example(module, report, module_facts(module, "vit.onnx", ("delay-dequant",), report, declined))
@@ -45,7 +45,8 @@ def _unquantized(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     return model
 
 
-def _rename(model: onnx.ModelProto, old: str, new: str) -> None:
+def rename_nodes(model: onnx.ModelProto, old: str, new: str) -> None:
+    """Of all nodes and tensors."""
     graph = model.graph
     for node in graph.node:
         node.name = node.name.replace(old, new)

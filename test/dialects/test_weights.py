@@ -36,6 +36,7 @@ from qvit.dialects.weights import (
     digest,
     externalize,
     has_large_tensors,
+    inline,
     rebase,
     weight_files,
 )
@@ -467,3 +468,37 @@ def test_zero_points() -> None:
         found = read.zero_point(given)
         assert found.dtype == np.int64
         assert found.tolist() == expected
+
+
+# --- back into the module ---
+
+
+def listing(values: NDArray[Any]) -> str:
+    return f"[{', '.join(map(str, values.tolist()))}]"
+
+
+def test_inline_is_the_inverse_of_externalize(tmp_path: Path) -> None:
+    """Tensors, and vectors inside scales and requantize forms; the names of source nodes stay."""
+    ramp = np.arange(1, N + 1, dtype=np.float32)
+    lines = [
+        constant("w", ramp, "fc.weight"),
+        f"%q = qvit.quantize %w <{listing(ramp / 8)}, axis = 0> : {VECTOR} -> tensor<{N}xi8>",
+        f"%r = qvit.requantize %q by #qvit.dyadic<{listing(np.arange(N) + 3)}, {listing(np.arange(N) % 9)}> axis 0"
+        f" : tensor<{N}xi8> -> tensor<{N}xi8>",
+    ]
+    module = module_of(*lines)
+    before = str(module)
+    assert externalize(module, tmp_path / "w.safetensors")
+    assert not has_large_tensors(module)
+    inline(module)
+    (tmp_path / "w.safetensors").unlink()
+    module.verify()
+    assert weight_files(module) == ()
+    assert str(module) == before
+
+
+def test_inline_without_weight_files() -> None:
+    module = module_of(constant("w", np.ones(3, np.float32)))
+    before = str(module)
+    inline(module)
+    assert str(module) == before

@@ -12,11 +12,12 @@ import pytest
 from data.onnx_build import graph, model
 from data.small_vit import Variant, images, quantized, vit
 from data.tool_call import Done, Tool, contents
+from import_matrix import EXPORTS
 from PIL import Image
 
 from qvit.backends.interpreter import run, run_model
 from qvit.dialects.ops.approximated import IntFunctionOp, IntSoftmaxOp
-from qvit.dialects.ops.quantization import AddRequantOp
+from qvit.dialects.ops.quantization import AddRequantOp, QuantizeOp
 from qvit.dialects.types import integer_of
 from qvit.frontends.onnx import import_onnx, load_onnx
 from qvit.tools import compile_driver, qvit_compile
@@ -242,6 +243,18 @@ def test_quantized_models_that_lack_scales(tool: Tool, place: Path) -> None:
     assert not Path("out").exists()
 
 
+def test_samples_add_the_scales_that_are_missing(tool: Tool, place: Path) -> None:
+    """Also of a constant that is joined to quantized tokens; the model's own scales stay."""
+    onnx.save(quantized(Variant(), "QUInt8"), "q.onnx")
+    tool("q.onnx", "--dim", "batch=2", "--scheme", "i-bert", "--calibrate", "samples.npz", "-o", "out").succeeded()
+    module = import_onnx(load_onnx(Path("q.onnx")), dims={"batch": 2})[0]
+    own = {float(np.float32(op.params.scale.numbers[0])) for op in module.walk() if isinstance(op, QuantizeOp)}
+    report = json.loads(Path("out/report.json").read_text())
+    assert own <= {line["scale"] for line in report["tensors"]}
+    assert report["left"] == []
+    assert report["outputs"]["logits"] > 20
+
+
 def test_a_scale_of_zero(tool: Tool, place: Path) -> None:
     Path("zero.mlir").write_text(
         "func.func @main(%x: tensor<2x4xf32>) -> tensor<2x4xf32> {\n"
@@ -254,6 +267,28 @@ def test_a_scale_of_zero(tool: Tool, place: Path) -> None:
     )
     assert "a quantizer divides by its scale; it must be positive, found 0.0" in tool("zero.mlir", "-o", "out").failed()
     assert not Path("out").exists()
+
+
+def test_dynamic_quantization_is_frozen_by_the_samples(tool: Tool, folder: Path) -> None:
+    """Its scales come from the samples too; what it leaves in float gets scales beside them."""
+    np.savez("samples.npz", image=np.random.default_rng(0).normal(0.3, 1, (6, 3, 16, 12)).astype(np.float32))
+    arguments = ["--outputs", "logits_MatMul", "--scheme", "i-bert", "--calibrate", "samples.npz", "-o", "out"]
+    tool(EXPORTS / "dynamic_u8_17.onnx", *arguments).succeeded()
+    assert json.loads(Path("out/report.json").read_text())["outputs"]["logits_MatMul"] > 5
+    assert "--calibrate" in tool(EXPORTS / "dynamic_u8_17.onnx", "-o", "new").failed()
+
+
+def test_mlir_with_weight_files(tool: Tool, place: Path) -> None:
+    """The output stands alone, and is that of the .onnx model."""
+    tool(*CALIBRATED, "-o", "first").succeeded()
+    Path("in").mkdir()
+    write_mlir(import_onnx(load_onnx(Path("small.onnx")), dims={"batch": 2})[0], Path("in/small.mlir"))
+    assert Path("in/small.safetensors").exists()
+    tool("in/small.mlir", "--calibrate", "samples.npz", "-o", "out").succeeded()
+    for name in ("model.mlir", "model.safetensors"):
+        assert Path("out", name).read_bytes() == Path("first", name).read_bytes()
+    said = tool("in/small.mlir", "--calibrate", "samples.npz", "--dim", "batch=2", "-o", "x").failed(2)
+    assert "--outputs and --dim are for .onnx models" in said
 
 
 # --- several inputs ---
@@ -421,7 +456,7 @@ BAD: dict[str, tuple[Callable[[], object], list[str], int, str]] = {
     "wrong name": (saved(x=images(2)), [*SMALL, "--calibrate", "bad.npz"], 1, "holds x, expected one array for each input: image"),
     "wrong shape": (saved(image=images(2)[:, :1]), [*SMALL, "--calibrate", "bad.npz"], 1, "expected ('N', 2, 4, 6)"),
     "NaN": (saved(image=images(2) * np.nan), [*SMALL, "--calibrate", "bad.npz"], 1, "'image': sample 0 holds NaN or infinity"),
-    "beyond float": (saved(image=images(2) * 1e30), [*SMALL, "--calibrate", "bad.npz"], 1, "values are NaN or infinite"),
+    "beyond float": (saved(image=np.full_like(images(2), 3e38)), [*SMALL, "--calibrate", "bad.npz"], 1, "values are NaN or infinite"),
     "no archive": (lambda: Path("bad.npz").write_text("no"), [*SMALL, "--calibrate", "bad.npz"], 1, "is not an .npz file of arrays"),
     "unknown scheme": (nothing, [*CALIBRATED, "--scheme", "i-vti"], 2, "unknown scheme 'i-vti'; did you mean i-vit?"),
     "unlike any scheme": (nothing, [*CALIBRATED, "--scheme", "xyz"], 2, "unknown scheme 'xyz'; there are best, "),
@@ -437,7 +472,7 @@ BAD: dict[str, tuple[Callable[[], object], list[str], int, str]] = {
     "no model": (nothing, ["samples.npz", "--calibrate", "samples.npz"], 2, "cannot tell its format from '.npz'; known are .onnx, .mlir"),
     "not TOML": (overrides("bits"), [*CALIBRATED, "--overrides", "o.toml"], 1, "o.toml: "),
     "unknown setting": (overrides(OVERRIDE + "bit = 4"), [*CALIBRATED, "--overrides", "o.toml"], 1, "unknown bit; known are bits"),
-    "no such role": (overrides(OVERRIDE + 'roles = ["key"]'), [*CALIBRATED, "--overrides", "o.toml"], 1, "roles are of pixels"),
+    "no such role": (overrides(OVERRIDE + 'roles = ["key"]'), [*CALIBRATED, "--overrides", "o.toml"], 1, "roles is a list of pixels"),
     "senseless bits": (overrides(OVERRIDE + "bits = 1"), [*CALIBRATED, "--overrides", "o.toml"], 1, "bits must be in 2..32, found 1"),
     "bits that go with no zero point": (
         overrides(OVERRIDE + 'roles = ["linear"]\nbits = 24\nsymmetric = true\n' + OVERRIDE + "symmetric = false"),
@@ -511,10 +546,6 @@ def test_constant_samples_are_warned_of(tool: Tool, place: Path) -> None:
 
 
 # --- the front door ---
-
-
-def test_registry_has_the_schemes() -> None:
-    assert {name: scheme.summary for name, scheme in pipelines.SCHEMES.items()} == SCHEMES
 
 
 def test_list_schemes(capsys: pytest.CaptureFixture[str]) -> None:

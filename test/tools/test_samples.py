@@ -37,7 +37,7 @@ def test_the_last_batch_is_filled_up_with_the_first_samples(tmp_path: Path) -> N
     np.savez(tmp_path / "s.npz", x=array)
     samples = npz_samples(tmp_path / "s.npz", {"x": (2, 1)})
     assert [batch["x"].ravel().tolist() for batch in samples] == [[0, 1], [2, 3], [4, 0]]
-    assert (len(samples), samples.count) == (3, 5)
+    assert (len(samples), samples.total) == (3, 5)
     assert [batch["x"].ravel().tolist() for batch in samples[1:]] == [[2, 3], [4, 0]]
 
 

@@ -1,5 +1,6 @@
 """The facts about a module -> one HTML page: no script, nothing fetched, readable on a phone and in the dark."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -305,7 +306,7 @@ def _sqnr(value: float | None) -> str:
 
 
 def _minus(text: str) -> str:
-    return text.replace("-", "−")
+    return re.sub(r"-(?=[0-9])", "−", text)
 
 
 def _tensor_row(line: TensorLine) -> Sequence[str]:
@@ -336,8 +337,18 @@ def _weight_row(line: WeightLine) -> Sequence[str]:
 
 
 def _approximation(name: str, report: CompileReport) -> str:
+    """Where it was taken, and what else could have been, where there was a choice."""
     nodes = [src for src, taken in report.approximations.items() if taken == name]
-    places = "".join(f'<li><span class="src">{escape(src)}</span></li>' for src in nodes)
+    others = {
+        choice.src: ", ".join(f"{other} {decibel(score)}" for other, score in choice.scores.items())
+        for choice in report.candidates
+    }
+    places = "".join(
+        f'<li><span class="src">{escape(src)}</span>'
+        + (f' <span class="why">{_minus(escape(others[src]))}</span>' if src in others else "")
+        + "</li>"
+        for src in nodes
+    )
     return (
         f'<details><summary><span class="kind">{len(nodes)} × {escape(name)}</span></summary>'
         f'<div class="inside"><ul class="places">{places}</ul></div></details>\n'

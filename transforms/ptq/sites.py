@@ -177,8 +177,9 @@ def same_rows(value: SSAValue) -> SSAValue:
 
 
 def needs_codes(site: Site) -> bool:
-    """Not where the codes are there already, where nobody takes them, or where they would only be parameters."""
-    if any(isinstance(p.owner, DequantizeOp) for p in site.producers):
+    """Not where the codes are there already, in one scale, where nobody takes them, or where they would only be parameters."""
+    stated = [p.owner.params if isinstance(p.owner, DequantizeOp) else None for p in site.producers]
+    if stated and not site.constants and stated[0] is not None and stated.count(stated[0]) == len(stated):
         return False
     return any(use_role(site, use) is not None for use in site.uses)
 
