@@ -244,7 +244,7 @@ def _quantize_layer(
     gram = second_moments(op, statistics) if quantizer.needs_gram else None
     count = _mean_in_front(op, weights) if quantizer.power_of_two else 1
     made = quantize_weights(array, quantizer, gram, count)
-    choices.weights.append(_weight_choice(op, array, made))
+    choices.weights.append(_weight_choice(op, array, made, quantizer.bits))
     op.operands[1] = dequantized_weights(op, made, quantizer.type)
 
 
@@ -277,12 +277,11 @@ def second_moments(op: LinearOp | Conv2dOp, statistics: Mapping[SSAValue, Statis
     return found.gram if found is not None and found.gram.size else None
 
 
-def _weight_choice(op: LinearOp | Conv2dOp, array: Array, made: WeightCodes) -> WeightChoice:
+def _weight_choice(op: LinearOp | Conv2dOp, array: Array, made: WeightCodes, bits: int) -> WeightChoice:
     noise = float(((array - made.real()) ** 2).sum())
     power = float((array.astype(np.float64) ** 2).sum())
     sqnr = 10 * np.log10(power / noise) if noise and power else np.inf
     octaves = np.log2(np.atleast_1d(made.scale / made.ideal))
     moved = tuple(float(v) for v in octaves) if np.any(octaves) else ()
-    bits = int(np.abs(made.codes).max(initial=1)).bit_length() + 1
     errors = (made.nearest_error, made.error, made.away)
     return WeightChoice(describe(op), bits, made.scale.size, float(sqnr), moved, *errors)
