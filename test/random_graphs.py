@@ -145,6 +145,36 @@ def _requantize(body: str, shape: Sequence[int], element: str, x: Array) -> Arra
     return _to_code(body, element, (x - before) * factor, after)
 
 
+def _add_requant(body: str, shape: Sequence[int], element: str, a: Array, b: Array) -> Array:
+    axis, after = _first(r" axis (\d+)", body), _integers(_first(r" zero_point <([^<>]*)>", body))
+    terms = [
+        (x - zero) * _along(_scale(factor), None if axis is None else int(axis), len(shape))
+        for x, factor, zero in zip(
+            (a, b), re.findall(r"#qvit\.real<([^<>]*)>", body), _zero_points(body, ("lhs", "rhs")), strict=True
+        )
+    ]
+    if "round_each" in body:
+        mode = _first(r"rounding (\w+)", body) or "half_even"
+        terms = [_each(lambda v: oracle.rounded(Fraction(v), mode), term) for term in terms]
+    return _to_code(body, element, terms[0] + terms[1], after)
+
+
+def _clip(body: str, shape: Sequence[int], element: str, x: Array) -> Array:
+    for name, choose in (("low", max), ("high", min)):
+        if (bound := _first(rf"\b{name} = ([-+.\w]+)", body)) is not None:
+            x = _each(choose, x, Fraction(bound))
+    return x
+
+
+def _axes(body: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in (_first(r"axes = array<i64: ([^>]*)>", body) or "").split(","))
+
+
+def _argmax(body: str, shape: Sequence[int], element: str, x: Array) -> Array:
+    rows = np.moveaxis(x, _number("axis", body), -1)
+    return np.array([oracle.argmax(row) for row in rows.reshape(-1, rows.shape[-1])], object).reshape(shape)
+
+
 def _zero_points(body: str, names: Sequence[str]) -> list[Array]:
     return [_integers(_first(rf"{name}_zero_point <([^<>]*)>", body)) for name in names]
 
@@ -206,6 +236,14 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "add": lambda body, shape, element, a, b: a + b,
     "mul": lambda body, shape, element, a, b: a * b,
     "div": lambda body, shape, element, a, b: _each(Fraction, a, b),
+    "sub": lambda body, shape, element, a, b: a - b,
+    "add_requant": _add_requant,
+    "clip": _clip,
+    "reduce_sum": lambda body, shape, element, x: np.reshape(x.sum(_axes(body)), shape),
+    "reduce_mean": lambda body, shape, element, x: (
+        np.reshape(x.sum(_axes(body)), shape) / Fraction(x.size, prod(shape))
+    ),
+    "argmax": _argmax,
     "relu": lambda body, shape, element, x: _each(lambda v: max(v, 0), x),
     "reshape": lambda body, shape, element, x: x.reshape(shape),
     "transpose": _transpose,

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from qvit.dialects.approximations import FUNCTION, LAYER_NORM, SOFTMAX
+from qvit.transforms import integerize
 from qvit.transforms.delay_dequant import RULES
+from qvit.transforms.ptq import prepare
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,8 +29,12 @@ def test_every_approximation_has_a_row() -> None:
     assert set(re.findall(r"^\| `([\w-]+)` \|", text, re.M)) == {*SOFTMAX, *FUNCTION, *LAYER_NORM}
 
 
-def test_the_rule_table_has_every_rule_with_its_exactness() -> None:
-    text = (ROOT / "transforms/README.md").read_text().partition("## --delay-dequant\n")[2].partition("\n## ")[0]
+TABLES = {"--delay-dequant": RULES, "--integerize": integerize.RULES, "Before quantization": prepare.RULES}
+
+
+@pytest.mark.parametrize("section", TABLES)
+def test_the_rule_table_has_every_rule_with_its_exactness(section: str) -> None:
+    text = (ROOT / "transforms/README.md").read_text().partition(f"## {section}\n")[2].partition("\n## ")[0]
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     stated: dict[str, str] = {}
     for row in rows:
@@ -37,7 +43,7 @@ def test_the_rule_table_has_every_rule_with_its_exactness() -> None:
         tail = suffix[suffix.index("-") :] if prefix else ""
         names = [part.strip("-, ") + tail for part in prefix.split()] + [suffix]
         stated |= dict.fromkeys(names, exactness)
-    for rule in RULES:
+    for rule in TABLES[section]:
         if "stays" not in (rule.__doc__ or ""):
             assert stated.get(rule.name) == rule.exactness.value, rule.name
 

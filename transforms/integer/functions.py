@@ -55,7 +55,7 @@ def _asked(op: SoftmaxOp, session: IntegerSession, known: Mapping[str, object]) 
 def _softmax(
     op: SoftmaxOp, session: IntegerSession, known: Mapping[str, type[SoftmaxApproximation]], output: QuantizeOp | None
 ) -> tuple[DequantizeOp, Built]:
-    """The scores' dequantize and an approximation of those `known`."""
+    """The scores' dequantize and an approximation of those `known`; output: the quantizer behind, where there is one."""
     scores = dequantized(op.input, "scores")
     shape = shape_of(op.input)
     require(
@@ -73,7 +73,10 @@ def _softmax(
             approximation.check((codes.type.lo, codes.type.hi), shape[-1], tables_of(built))
         return built
 
-    name, built = build_first(_asked(op, session, known), known, build)
+    names = _asked(op, session, known)
+    asked_for = ", ".join(asked.names(asked.softmax, op, SOFTMAX))
+    require(names, f"its probabilities are quantized, and none of {asked_for} divides in front of the product")
+    name, built = build_first(names, known, build)
     session.chosen[describe(op)] = name
     return scores, built
 
@@ -102,11 +105,6 @@ class Softmax(IntegerRule):
         if not isinstance(op, QuantizeOp) or not isinstance(softmax := op.input.owner, SoftmaxOp):
             return None
         session = self.session(op)
-        asked_for = ", ".join(session.asked.names(session.asked.softmax, softmax, SOFTMAX))
-        require(
-            _asked(softmax, session, _LINEAR),
-            f"its probabilities are quantized, and none of {asked_for} divides in front of the product",
-        )
         scores, built = _softmax(softmax, session, _LINEAR, op)
         new, integer = _int_softmax(scores, built, softmax.mask)
         return Rewrite([*new, *to_wanted(integer.outputs[0], built, op, session.weights)], [scores, softmax])

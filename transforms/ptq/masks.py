@@ -89,10 +89,7 @@ def _affine(value: SSAValue, weights: Weights) -> _Affine | None:
     if isinstance(op, DequantizeOp) and op.params.axis_index is None:
         (scale,) = weights.exact_scale(op.params.scale)
         return _Affine(op.input, float(scale), -float(scale) * (op.params.zero_point.number or 0))
-    if not isinstance(op, AddOp | SubOp | MulOp | DivOp) or shape_of(op.result) not in (
-        shape_of(op.lhs),
-        shape_of(op.rhs),
-    ):
+    if not isinstance(op, AddOp | SubOp | MulOp | DivOp):
         return None
     left, right = _uniform(op.lhs, weights), _uniform(op.rhs, weights)
     if (inner := _affine(op.rhs if right is None else op.lhs, weights)) is None:
@@ -137,22 +134,19 @@ def kept(value: SSAValue, weights: Weights) -> Keep | None:
         case AddOp() if (a := kept(op.lhs, weights)) is not None and (b := kept(op.rhs, weights)) is not None:
             return lambda new: _both(_made(a, new), _made(b, new), new)
         case _ if isinstance(op, _ONE_OPERAND) and (inner := kept(op.operands[0], weights)) is not None:
-            return lambda new: _emit(_moved(op, _made(inner, new)), new)
+            return lambda new: _moved(op, _made(inner, new), new)
         case _:
             return _kept_of_integers(value, weights)
 
 
-def _moved(op: Operation, operand: SSAValue) -> Operation:
-    """The same move of truth values."""
-    new = op.clone({op.operands[0]: operand})
-    result = new.results[0]
-    result.name_hint = None
-    return type(op).create(
-        operands=new.operands,
-        result_types=[TensorType(BOOLEAN, shape_of(result))],
-        properties=new.properties,
-        attributes=new.attributes,
-    )
+def _moved(op: Operation, truth: SSAValue, new: list[Operation]) -> SSAValue:
+    """The same move of truth values, which may have fewer dimensions than the mask that they stand for."""
+    if (shape := shape_of(op.operands[0])) != shape_of(truth):
+        truth = _emit(BroadcastOp(truth, shape), new)
+    types = [TensorType(BOOLEAN, shape_of(op.results[0]))]
+    operands = [truth, *op.operands[1:]]
+    move = type(op).create(operands=operands, result_types=types, properties=op.properties, attributes=op.attributes)
+    return _emit(move, new)
 
 
 def _kept_of_integers(value: SSAValue, weights: Weights) -> Keep | None:
