@@ -66,7 +66,7 @@ class Scheme:
             self.lower,
             CanonicalizePass(),
             CommonSubexpressionElimination(),
-            RangeAnalysisPass(unchecked=unchecked),
+            RangeAnalysisPass(report_only=unchecked, unchecked=unchecked),
             VerifyIntegerOnlyPass(),
         )
 
