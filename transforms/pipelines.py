@@ -180,6 +180,7 @@ IPTQ_VIT = _scheme(
 )
 
 _POWER = Quantizer(8, symmetric=True, power_of_two=ADAPTIVE)
+"""By the squared error of the samples' codes: with scales rounded up instead, Fashion-MNIST loses as much."""
 
 P2_VIT = _scheme(
     "p2-vit",
@@ -199,7 +200,7 @@ P2_VIT = _scheme(
     ),
     softmax="lis",
     function="table",
-    layer_norm="ptf-layernorm",
+    layer_norm="ptf-layernorm",  # any scale of its operand; no more error than ln
     form="pot",
     rounding="half_up",
     published={"softmax": "lis-published"},
