@@ -31,6 +31,7 @@ from qvit.transforms.ptq.approximate import LayerChoice
 from qvit.transforms.ptq.insert import MixedChoice, TensorChoice, WeightChoice
 from qvit.transforms.range_analysis import RangeReport
 from qvit.transforms.ranges.interval import Quantity
+from qvit.transforms.statistics import operation_kinds
 
 NO_ERROR = 300.0
 """The SQNR of what has no error at all, in dB: far above what 64-bit floats can tell."""
@@ -380,7 +381,6 @@ def compile_report(
     assert isinstance(integer, IntegerReport)
     assert isinstance(ranges, RangeReport)
     assert isinstance(requant, RequantReport)
-    kinds = Counter(op.name.removeprefix("qvit.") for op in find_function(compiled.module).body.walk())
     return CompileReport(
         "qvit-compile",
         version,
@@ -401,6 +401,6 @@ def compile_report(
         integer.left,
         [q for q in ranges.quantities if q.what == "accumulator"],
         {key: requant.count(key) for key in ("form", "exactness")},
-        dict(kinds.most_common()),
+        dict(operation_kinds(find_function(compiled.module))),
         Sizes(floats, *_integer_sizes(compiled.module)),
     )

@@ -92,7 +92,7 @@ def test_the_report(fashion: Path) -> None:
     assert report["samples"] == {"what": "6 of samples.npz, image", "count": 6, "batches": 2}
     assert (report["left"], report["warnings"]) == ([], [])
     assert len(report["approximations"]) == 17  # 9 normalisations, 4 softmax, 4 functions
-    assert report["operations"]["int_layer_norm"] == 9
+    assert report["operations"]["int_layer_norm ln"] == 9
     assert "layer_norm" not in report["operations"]
     # all products but the operands of no accumulator: 4 x (3 + 1 + 2 linear, 2 products), patches and head
     assert len(report["accumulators"]) == 4 * 8 + 2
