@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.utils.exceptions import DiagnosticException
 
@@ -31,7 +32,7 @@ from qvit.transforms.pipelines import SCHEMES, Scheme
 from qvit.transforms.ptq.scheme import read_overrides
 from qvit.transforms.ptq.sites import Role
 
-FILES = ("model.mlir", "model.safetensors", "report.json", "report.html", "summary.txt")
+FILES = ("model.mlir", "model.safetensors", "report.json", "report.html", "summary.txt", "statistics.npz")
 STATE = ".calibration.npz"
 
 
@@ -233,6 +234,8 @@ def _write(out: Path, compiled: Compiled, report: CompileReport, declined: list[
         (folder / "report.json").write_text(report.to_json(), encoding="utf-8")
         (folder / "report.html").write_text(compiled_page(compiled, report, declined), encoding="utf-8")
         (folder / "summary.txt").write_text(report.text(), encoding="utf-8")
+        if compiled.largest:
+            np.savez(folder / "statistics.npz", **dict(compiled.largest))  # pyright: ignore[reportArgumentType]
 
 
 def run(args: argparse.Namespace) -> int:

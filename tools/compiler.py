@@ -10,6 +10,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation, SSAValue
 
 from qvit.backends.interpreter import find_function, input_names, run
+from qvit.dialects.ops.nonlinear import LayerNormOp
 from qvit.dialects.provenance import describe
 from qvit.dialects.semantics.integers import Array
 from qvit.dialects.weights import Weights
@@ -32,23 +33,25 @@ Samples = Sequence[Mapping[str, Array]]
 class Quantized:
     """What was chosen for a module; rows: some of each tensor, by the source node that makes it; reference: a copy of the
     float module that all of it is about: equal to the model over the reals, with projections split, factors in weights and
-    ranges moved."""
+    ranges moved; largest: the largest |result| of each channel of each layer normalisation in the model itself."""
 
     choices: Choices = field(default_factory=Choices)
     rows: Mapping[str, Array] = field(default_factory=dict[str, Array])
     reference: ModuleOp | None = None
+    largest: Mapping[str, Array] = field(default_factory=dict[str, Array])
 
 
 @dataclass(frozen=True)
 class Compiled:
     """choices: of scales and zero points; reports: of the passes, by name; quantized: the module in between, which
-    computes in float with quantize and dequantize operations; reference: see `Quantized`, none without samples."""
+    computes in float with quantize and dequantize operations; reference, largest: see `Quantized`, none without samples."""
 
     module: ModuleOp
     quantized: ModuleOp
     choices: Choices
     reports: Mapping[str, object]
     reference: ModuleOp | None = None
+    largest: Mapping[str, Array] = field(default_factory=dict[str, Array])
 
 
 def _execute(module: ModuleOp, inputs: Mapping[str, Array], observe: Callable[[Operation, Array], None]) -> None:
@@ -77,6 +80,11 @@ def quantize(
     function = find_function(module)
     calibration = Calibration(function, gram=quantization.needs_gram, seed=seed, state=state, key=key)
     seen = dict(calibrate(module, function, samples, _execute, input_names(function), calibration, progress))
+    largest = {
+        describe(value): np.maximum(np.abs(statistics.channel_low), np.abs(statistics.channel_high))
+        for value, statistics in seen.items()
+        if isinstance(value.owner, LayerNormOp)
+    }
     weights = Weights(module)
     if quantization.smoothing:
         smooth(function, quantization.smoothing, quantization.smooth_to_powers, seen, weights)
@@ -95,7 +103,7 @@ def quantize(
         chosen, mixed = choose_bits(module, function, quantization, seen, outputs, seed, searching)
     choices = insert(module, function, quantization, seen, chosen)
     choices.mixed = mixed
-    return Quantized(choices, rows, reference)
+    return Quantized(choices, rows, reference, largest)
 
 
 def compile_model(
@@ -128,7 +136,7 @@ def compile_model(
         made = quantize(module, samples, scheme.quantization, **options)
     quantized = module.clone()
     reports = run_scheme(module, scheme, published=published, unchecked=unchecked, rows=made.rows.get)
-    return Compiled(module, quantized, made.choices, reports, made.reference)
+    return Compiled(module, quantized, made.choices, reports, made.reference, made.largest)
 
 
 def with_quantization(scheme: Scheme, **changes: object) -> Scheme:

@@ -20,7 +20,7 @@ from qvit.dialects.ops.approximated import IntFunctionOp, IntSoftmaxOp
 from qvit.dialects.ops.quantization import AddRequantOp, QuantizeOp
 from qvit.dialects.types import integer_of
 from qvit.frontends.onnx import import_onnx, load_onnx
-from qvit.tools import compile_driver, qvit_compile
+from qvit.tools import compile_driver, qvit_compile, qvit_opt
 from qvit.tools.common import read_mlir, write_mlir
 from qvit.tools.compiler import quantize
 from qvit.tools.registry import SCHEMES, VERSION
@@ -30,7 +30,7 @@ from qvit.transforms.ptq.calibrate import Calibration
 from qvit.transforms.verify_integer_only import floats_left
 
 FASHION = Path(__file__).parents[2] / "examples" / "fashion_mnist"
-FILES = ["model.mlir", "model.safetensors", "report.html", "report.json", "summary.txt"]
+FILES = ["model.mlir", "model.safetensors", "report.html", "report.json", "statistics.npz", "summary.txt"]
 SMALL = ["small.onnx", "--dim", "batch=2"]
 CALIBRATED = [*SMALL, "--calibrate", "samples.npz"]
 
@@ -68,6 +68,18 @@ def fashion(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_folder(fashion: Path) -> None:
     assert sorted(contents(fashion)) == FILES
     assert sorted(p.name for p in fashion.parent.iterdir()) == ["out", "samples.npz"]
+
+
+def test_statistics_for_smoothing(fashion: Path, tmp_path: Path) -> None:
+    """A vector for each normalisation, which --smooth-pot takes; the last one's class token alone goes on."""
+    report = tmp_path / "report.json"
+    model, statistics = str(FASHION / "vit.onnx"), fashion / "statistics.npz"
+    with np.load(statistics) as file:
+        assert sorted(array.shape for array in file.values()) == [(96,)] * 9
+    command = [model, "--dim", "batch=4", f"--smooth-pot=statistics={statistics}", "--report", str(report)]
+    assert qvit_opt.main([*command, "-o", str(tmp_path / "smooth.mlir")]) == 0
+    found = json.loads(report.read_text())
+    assert (len(found["smoothed"]), found["guessed"]) == (8, 0)
 
 
 def test_the_program_is_free_of_floats_and_near_the_model(fashion: Path) -> None:
