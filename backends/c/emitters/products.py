@@ -160,8 +160,7 @@ def conv2d(ctx: Context, op: Conv2dOp) -> Step:
     inner = loop(
         "q",
         kernel_w,
-        f"const size_t column = j * {sx} + q * {dx} - {left};\n"
-        f"if (column < {width}) {{\n    sum += {x} * {w};\n}}",
+        f"const size_t column = j * {sx} + q * {dx} - {left};\nif (column < {width}) {{\n    sum += {x} * {w};\n}}",
     )
     rows = loop(
         "p", kernel_h, f"const size_t row = i * {sy} + p * {dy} - {top};\nif (row < {height}) {{\n{indented(inner)}}}"

@@ -233,7 +233,9 @@ def threshold(_: Context, op: ThresholdOp) -> Step:
 
     def body(at: At) -> str:
         first = f"t + {at['t']}" if at["t"] != "0" else "t"
-        count = f"for (size_t k = 0; k < {levels}; ++k) {{\n    code += (int64_t)x[{at['x']}] >= (int64_t)levels[k];\n}}\n"
+        count = (
+            f"for (size_t k = 0; k < {levels}; ++k) {{\n    code += (int64_t)x[{at['x']}] >= (int64_t)levels[k];\n}}\n"
+        )
         count = f"const {c_type(type_of(op.thresholds))} *levels = {first};\n{count}" if levels else ""
         return f"int64_t code = {op.lowest.value.data};\n{count}y[{at['y']}] = ({c_type(result)})code;"
 
