@@ -32,6 +32,8 @@ _CHUNK = 512
 """Elements that a function takes at a time: they and their words fit any first-level cache."""
 _BITS = 62
 """Of intermediates, without their sign."""
+_SATURATED = IntType(8)
+"""What a saturated result stays in: of any type, it is no intermediate."""
 _WIDE_BITS = 2048
 """Of the kernels' numbers of many words, QK_WIDE_WORDS."""
 
@@ -112,7 +114,7 @@ def _tables(ctx: Context, op: ApproximatedOp) -> list[Array]:
     return found
 
 
-def _prove(ctx: Context, op: ApproximatedOp, codes: Interval, result: IntType) -> None:
+def _prove(ctx: Context, op: ApproximatedOp, codes: Interval) -> None:
     """CompileError unless no intermediate overflows and no index leaves its table, for all codes of the type."""
     approximation, tables = op.approximation.data, _tables(ctx, op)
     length = shape_of(op.input)[-1] if shape_of(op.input) else 1
@@ -134,14 +136,14 @@ def _prove(ctx: Context, op: ApproximatedOp, codes: Interval, result: IntType) -
             case SoftmaxApproximation():
                 intermediates = approximation.intermediates(codes, length, tables)
             case FunctionApproximation():
-                intermediates = approximation.intermediates(codes, tables, result)
+                intermediates = approximation.intermediates(codes, tables, _SATURATED)
             case LayerNormApproximation():
-                intermediates = approximation.intermediates(codes, length, tables, result)
+                intermediates = approximation.intermediates(codes, length, tables, _SATURATED)
             case _:
                 raise AssertionError(approximation)
     except RangeError as error:
         raise refusal(op, str(error), "C has no bounds checks to catch it") from error
-    for name, (lo, hi) in {"code": codes, "spread of codes": (0, codes[1] - codes[0]), **intermediates}.items():
+    for name, (lo, hi) in {"code": codes, **intermediates}.items():
         if max(-lo, hi) >= 1 << _BITS:
             reach = f"{name} reaches {max(-lo, hi)} for codes in {codes[0]}..{codes[1]}, beyond {_BITS} bits"
             raise refusal(op, reach, "requantize the operand to a narrower type")
@@ -201,7 +203,7 @@ def _row_start(shape: Sequence[int], strides: Sequence[int]) -> str:
 def _softmax(ctx: Context, op: IntSoftmaxOp) -> Step:
     approximation, codes, shape = op.approximation.data, type_of(op.input), shape_of(op.input)
     assert isinstance(approximation, SoftmaxApproximation)
-    _prove(ctx, op, (codes.lo, codes.hi), type_of(op.outputs[0]))
+    _prove(ctx, op, (codes.lo, codes.hi))
     n, call = str(shape[-1]), _call(op).on(str(shape[-1]))
     mask = "NULL, 0"
     if op.mask is not None:
@@ -224,7 +226,7 @@ def _function(ctx: Context, op: IntFunctionOp) -> Step:
     approximation, codes, shape = op.approximation.data, type_of(op.input), shape_of(op.input)
     assert isinstance(approximation, FunctionApproximation)
     zero_point = int(ctx.zero_point(op.input_zero_point))
-    _prove(ctx, op, (codes.lo - zero_point, codes.hi - zero_point), type_of(op.result))
+    _prove(ctx, op, (codes.lo - zero_point, codes.hi - zero_point))
     if approximation.rowwise:
         return _rows(op, op.result, zero_point)
     size = prod(shape)
@@ -240,7 +242,7 @@ def _function(ctx: Context, op: IntFunctionOp) -> Step:
 
 def _layer_norm(ctx: Context, op: IntLayerNormOp) -> Step:
     codes = type_of(op.input)
-    _prove(ctx, op, (codes.lo, codes.hi), type_of(op.result))
+    _prove(ctx, op, (codes.lo, codes.hi))
     return _rows(op, op.result, 0)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import ReturnOp
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import OpResult, SSAValue
 
-from qvit.backends.c.plan import ALIGNMENT, Buffer, Plan, aligned, place
+from qvit.backends.c.plan import ALIGNMENT, Buffer, Plan, place
 from qvit.backends.c.program import Port, Program, program_of, texts
 from qvit.backends.c.step import Step, bytes_of, c_type, indented, literal, size_of, type_of
 from qvit.backends.c.weights import HEADER, MARK, VERSION, Blob, ByteOrder, Constant, blob_of
@@ -25,19 +25,24 @@ WEIGHTS = "model.weights"
 
 @dataclass(frozen=True)
 class Sources:
-    """A program as files. texts: by name; weights: the blob of constants; traced: for each tensor that a program built
-    with -DQVIT_TRACE shows, in that order, the operation that made it, and the tensor."""
+    """A program as files. texts: by name; weights: the blob of constants; traced: the tensors that a program built with
+    -DQVIT_TRACE shows, in that order."""
 
     program: Program
     plan: Plan
     texts: Mapping[str, str]
     weights: bytes
-    traced: Sequence[tuple[Operation, SSAValue]]
+    traced: Sequence[OpResult]
 
     @property
     def arena(self) -> int:
         """Bytes of memory that a run needs beside weights, inputs and outputs."""
         return max(self.plan.size, ALIGNMENT)
+
+    def summary(self) -> str:
+        """What the program takes, in a line."""
+        arena, weights = self.arena / 2**20, len(self.weights) / 2**20
+        return f"C: {len(self.program.steps)} functions, arena {arena:.2f} MiB, weights {weights:.2f} MiB"
 
     def write(self, folder: Path) -> None:
         """All files into a folder that exists."""
@@ -60,7 +65,7 @@ def emit(module: ModuleOp, order: ByteOrder = "little") -> Sources:
             file.name: file.read_text(encoding="utf-8") for file in TEMPLATES.iterdir() if not file.name.endswith(".in")
         },
     }
-    traced = [(step.ops[-1], value) for step in writer.program.steps for value in step.results.values()]
+    traced = [v for step in writer.program.steps for v in step.results.values() if isinstance(v, OpResult)]
     return Sources(writer.program, writer.plan, texts, writer.blob.data(order), traced)
 
 

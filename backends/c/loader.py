@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Operation
+from xdsl.ir import OpResult
 
 from qvit.backends.c.emit import Sources, emit
 from qvit.backends.c.plan import ALIGNMENT
@@ -114,17 +114,17 @@ class Loaded:
         """The results. inputs: integers of the arguments' shapes; ValueError where one does not fit."""
         return self._run(self._plain, inputs)
 
-    def trace(self, *inputs: Array) -> tuple[list[Array], list[tuple[Operation, Array]]]:
-        """(the results, every tensor that a step made with the operation that it is a result of, in their order)."""
+    def trace(self, *inputs: Array) -> tuple[list[Array], list[tuple[OpResult, Array]]]:
+        """(the results, every tensor that a step made with the value of @main that it is, in their order)."""
         if self._tracing is None:
             library = build(self.sources, (*self._flags, "-DQVIT_TRACE"), self._folder)
             self._tracing = _Library(library, self._arena, self._weights)
-        kept: list[tuple[Operation, Array]] = []
+        kept: list[tuple[OpResult, Array]] = []
 
         def keep(index: int, data: int, size: int) -> None:
-            op, value = self.sources.traced[index]
+            value = self.sources.traced[index]
             elements = np.frombuffer(ctypes.string_at(data, size), type_of(value).dtype)
-            kept.append((op, elements.reshape(shape_of(value))))
+            kept.append((value, elements.reshape(shape_of(value))))
 
         with self._tracing.tracing(keep):
             results = self._run(self._tracing, inputs)

@@ -17,11 +17,11 @@ _RELATIONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">
 
 def arithmetic(_: Context, op: AddOp | SubOp | MulOp) -> Step:
     """Modulo the size of the result, so what fits is exact."""
-    unsigned, signed = wrapping(type_of(op.result))
-    type_of(op.lhs)
+    signed = wrapping(type_of(op.result))[1]
+    modulo = signed.replace("_i", "_u")
 
     def body(at: At) -> str:
-        a, b = f"({unsigned})a[{at['a']}]", f"({unsigned})b[{at['b']}]"
+        a, b = f"{modulo}(a[{at['a']}])", f"{modulo}(b[{at['b']}])"
         return f"y[{at['y']}] = {signed}({a} {_SIGNS[type(op)]} {b});"
 
     return _elementwise(op, {"a": op.lhs, "b": op.rhs}, op.result, body)
@@ -75,7 +75,7 @@ def reduce_sum(_: Context, op: ReduceSumOp) -> Step:
     inner = nest(
         [shape[i] for i in summed],
         {"x": Access(tuple(dense(shape).strides[i] for i in summed))},
-        lambda at: f"sum += ({unsigned})from[{at['x']}];",
+        lambda at: f"sum += {signed.replace('_i', '_u')}(from[{at['x']}]);",
         "k",
     )
 

@@ -220,7 +220,9 @@ def add_requant(ctx: Context, op: AddRequantOp) -> Step:
         total = total if each else big_rounded(total, shift["a"].at(at), rounding)
         return f"{y} = {big_stored(total, zero, result)};"
 
-    used = [*numbers.values(), *shift.values(), *([] if narrow or each else left.values())]
+    used = [*numbers.values(), *shift.values()]
+    if not (narrow or each):
+        used += left.values()
     return _step(op, operands, op.result, axis_of(op.axis), used, body)
 
 

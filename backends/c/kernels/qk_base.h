@@ -36,6 +36,15 @@ static inline int64_t qk_i64(uint64_t u) {
     return u <= (uint64_t)INT64_MAX ? (int64_t)u : -(int64_t)(UINT64_MAX - u) - 1;
 }
 
+/* x modulo 2^32, 2^64. */
+static inline uint32_t qk_u32(int64_t x) {
+    return (uint32_t)((uint64_t)x & UINT32_MAX);
+}
+
+static inline uint64_t qk_u64(int64_t x) {
+    return (uint64_t)x;
+}
+
 static inline int64_t qk_min(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
