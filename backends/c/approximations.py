@@ -22,6 +22,7 @@ from qvit.dialects.approximations.base import (
     LayerNormApproximation,
     RangeError,
     SoftmaxApproximation,
+    require,
 )
 from qvit.dialects.ops.approximated import ApproximatedOp, IntFunctionOp, IntLayerNormOp, IntSoftmaxOp
 from qvit.dialects.semantics.integers import Array, IntType
@@ -34,8 +35,8 @@ _BITS = 62
 """Of intermediates, without their sign."""
 _SATURATED = IntType(8)
 """What a saturated result stays in: of any type, it is no intermediate."""
-_WIDE_BITS = 2048
-"""Of the kernels' numbers of many words, QK_WIDE_WORDS."""
+_OFFSET_BITS, _WIDE_BITS = 60, 2048
+"""Of the offsets of ptf_layernorm_published, and of its numbers of many words (QK_WIDE_WORDS)."""
 
 _READS_LENGTH = (Sm8, Sm8Late, Quad)
 """Those whose kernels take the length of their tables."""
@@ -125,11 +126,9 @@ def _prove(ctx: Context, op: ApproximatedOp, codes: Interval) -> None:
             case Sw() | SwLate():
                 approximation.check(codes, length, tables)
             case PtfLayerNorm() | PtfLayerNormPublished():
-                if tables[0].min(initial=0) < 0 or tables[0].max(initial=0) > 7:
-                    raise RangeError("factors must be in 0..7")
+                require(tables[0].min() >= 0 and tables[0].max() <= 7, "factors must be in 0..7")
             case Quad():
-                if len({len(table) for table in tables}) > 1:
-                    raise RangeError("the tables have different lengths")
+                require(len({len(table) for table in tables}) == 1, "the tables have different lengths")
             case _:
                 pass
         match approximation:
@@ -142,19 +141,20 @@ def _prove(ctx: Context, op: ApproximatedOp, codes: Interval) -> None:
             case _:
                 raise AssertionError(approximation)
     except RangeError as error:
-        raise refusal(op, str(error), "C has no bounds checks to catch it") from error
+        raise refusal(
+            op, str(error), "requantize the operand, or build the approximation for codes of its type"
+        ) from error
     for name, (lo, hi) in {"code": codes, **intermediates}.items():
         if max(-lo, hi) >= 1 << _BITS:
             reach = f"{name} reaches {max(-lo, hi)} for codes in {codes[0]}..{codes[1]}, beyond {_BITS} bits"
             raise refusal(op, reach, "requantize the operand to a narrower type")
     if isinstance(approximation, PtfLayerNormPublished):
-        bits = _wide_bits(approximation, tables)
-        if bits > _WIDE_BITS:
-            raise refusal(
-                op,
-                f"comparing its constants takes numbers of {bits} bits, {_WIDE_BITS} are possible",
-                "gamma, beta and the scale are of very different sizes: use ptf-layernorm",
+        most, bits = intermediates["B"][1], _wide_bits(approximation, tables)
+        if most >= 1 << _OFFSET_BITS or bits > _WIDE_BITS:
+            found = (
+                f"B reaches {most} (2^{_OFFSET_BITS} is possible), and comparing takes {bits} bits ({_WIDE_BITS} are)"
             )
+            raise refusal(op, found, "gamma, beta and the scale are of very different sizes: use ptf-layernorm")
 
 
 def _wide_bits(approximation: PtfLayerNormPublished, tables: Sequence[Array]) -> int:

@@ -60,6 +60,7 @@ BUILDS = {
     "c++": ["g++", "-std=c++17", "-O0"],
 }
 FAMILIES = {"softmax": SOFTMAX, "function": FUNCTION, "layer_norm": LAYER_NORM}
+I16, I32, I64 = IntType(16), IntType(32), IntType(64)
 LENGTHS = (1, 2, 17, 197, 257)
 TYPES = (
     NARROW,
@@ -345,23 +346,24 @@ EXTREMES = [(1, 0), (-1, -32), (3, -2), (-3, -33), (0, 0), (5, -90), (-7, -31), 
 GAINS = [(1, 0), (-1, -1), (3, -4), (1, 12), (-5, 3), (1, -60), (1, 40), (0, 0)]
 
 
-@pytest.mark.parametrize(("gains", "offsets"), [([(1, 12)] * 8, TIES), ([(-1, 12)] * 8, TIES), (GAINS, EXTREMES)])
-def test_ptf_rounds_ties_and_extremes(
-    gains: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]], tmp_path: Path
-) -> None:
-    """Also mantissas that saturate, vanish, or are a power of two; all numbers are (n, power) for n 2^power."""
+def tie_cases() -> Iterator[Case]:
+    """Mantissas that saturate, vanish, or are a power of two, too; all numbers are (n, power) for n 2^power."""
     x = np.array(
         [[0] * 8, [1] * 8, [1, -1] * 4, [1] * 4 + [0] * 4, [-1] * 4 + [0] * 4, [3, 1, -1, -3] * 2, [9, *[-1] * 7]]
         + [[100, -100, 7, 7, 0, 0, -7, -7]]
     )
-    (gain, gain_power), (offset, offset_power) = np.array(gains).T, np.array(offsets).T
-    tables = ((gain * 0, IntType(8)), (gain, IntType(64)), (gain_power, IntType(16)))
-    tables += ((offset, IntType(64)), (offset_power, IntType(16)))
-    cases = [
-        Case(str(denominator), Built(approximation, tables, (IntType(64),), np.array(1.0)), IntType(8), x)
-        for denominator in (1, 3, 1 << 20, (1 << 53) - 1)
-        for approximation in (PtfLayerNormPublished(denominator, 0, 0), PtfLayerNormPublished(denominator, -5, 7))
-    ]
+    for gains, offsets in (([(1, 12)] * 8, TIES), ([(-1, 12)] * 8, TIES), (GAINS, EXTREMES)):
+        (gain, gain_power), (offset, offset_power) = np.array(gains).T, np.array(offsets).T
+        tables = ((gain * 0, IntType(8)), (gain, IntType(64)), (gain_power, IntType(16)))
+        tables += ((offset, IntType(64)), (offset_power, IntType(16)))
+        for denominator in (1, 3, 1 << 20, (1 << 53) - 1):
+            for zero_points in ((0, 0), (-5, 7)):
+                approximation = PtfLayerNormPublished(denominator, *zero_points)
+                yield Case(f"ties {approximation}", Built(approximation, tables, (I64,), np.array(1.0)), IntType(8), x)
+
+
+def test_ptf_rounds_ties_to_even(tmp_path: Path) -> None:
+    cases = list(tie_cases())
     check(cases, run_program(cases, tmp_path))
 
 
@@ -377,9 +379,6 @@ def refused(
     with pytest.raises(CompileError) as error:
         step_of(case, constant=bool(more.pop("constant", True)))
     return str(error.value)
-
-
-I16, I32 = IntType(16), IntType(32)
 
 
 def test_refuses_indices_beyond_a_table() -> None:
@@ -430,8 +429,11 @@ def test_refuses_what_depends_on_values() -> None:
 
 
 def test_refuses_constants_of_very_different_sizes() -> None:
-    types = (IntType(8), IntType(64), I16, IntType(64), I16)
-    tables = [([v] * 4, t) for v, t in zip((0, 1, -900, 1, 0), types, strict=True)]
-    message = refused(PtfLayerNormPublished(1, 0, 0), tables, IntType(8))
-    assert "comparing its constants takes numbers of" in message
-    assert "2048 are possible" in message
+    types = (IntType(8), I64, I16, I64, I16)
+
+    def message(gain_power: int, offset_power: int) -> str:
+        tables = [([v] * 4, t) for v, t in zip((0, 1, gain_power, 1, offset_power), types, strict=True)]
+        return refused(PtfLayerNormPublished(1, 0, 0), tables, IntType(8))
+
+    assert "comparing takes 2242 bits (2048 are)" in message(-900, 0)
+    assert "B reaches 2305843015656144899 (2^60 is possible)" in message(0, 30)
