@@ -1,0 +1,309 @@
+"""How fast the C backend runs vision transformers on this processor, beside OpenVINO and ONNX Runtime.
+
+    python bench/cpu.py [--models deit-t,deit-s,vit-b] [--engines qvit,openvino-int8,...] [--rounds N] [--json FILE]
+    python bench/cpu.py --start [...]      # each engine in a fresh process: memory, and time to its first result
+    python bench/cpu.py --threads 2 [...]  # each engine in processes of its own, in turn; wall time
+    python bench/cpu.py --counts [--update]
+
+DeiT-T, DeiT-S and ViT-B at 224 x 224, batch 1, of random weights (bench/vit.py), image in to logits out. All engines are in
+one process, pinned to one processor with one thread each, and every round runs each once, and VPDPBUSD alone for a while
+(bench/peak.c): core speed and other load are the same for all. Times are CPU times, medians and minima over the rounds;
+"of peak" is the model's multiply-accumulates over the median time, as a share of the median peak. Only compare within one
+run. The engines, and the environment that OpenVINO gets, are in bench/engines.py; files are kept in --cache, else
+$QVIT_CACHE, else ~/.cache/qvit/bench.
+
+--counts: instructions of a small model in our C code, by valgrind, beside those in bench/instruction_counts.json, which
+--update writes anew. Valgrind knows no AVX-512, so these are the portable and the AVX2 kernels.
+"""
+
+import os
+
+for _library in ("OPENBLAS", "OMP"):
+    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")  # read when the libraries are imported
+
+import argparse
+import ctypes
+import hashlib
+import json
+import logging
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+import vit
+from engines import OPENVINO_PACKAGES, Fresh, Predict, engine, labels, made, timed, versions
+from vit import MODELS, Vit
+
+from qvit.dialects.atomic import write_text
+from qvit.tools.progress import progress
+
+HERE = Path(__file__).parent
+TABLE = ("qvit", "openvino-int8", "openvino-fp32", "ort-int8", "ort-fp32")
+RIVAL = "openvino-int8"
+PASSES = 3  # of the engines, with a process each
+COUNTS = HERE / "instruction_counts.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Times in ms; ratio: the rival's median over this one's; peak_share: of the VNNI peak, None where it has none."""
+
+    model: str
+    engine: str
+    threads: int
+    median: float
+    minimum: float
+    ratio: float | None
+    peak_share: float | None
+
+
+def source(name: str, model: Vit, cache: Path) -> Path:
+    """The float model as a file, written if it is not there."""
+    recipe = json.dumps([vit.REVISION, asdict(model)])
+    path = cache / "cpu" / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.onnx"
+    if not path.exists():
+        models.say(f"making {path}")
+        with models.replacing(path) as temporary:
+            vit.write(model, temporary)
+    return path
+
+
+# --- the peak --------------------------------------------------------------------------------------------------------
+
+
+class Peak:
+    """The VNNI rate of one core in GMAC/s, measured for about ten milliseconds a call; nan where it cannot be."""
+
+    def __init__(self) -> None:
+        compiler = next(filter(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang")), None)
+        self.result = ctypes.c_int32()
+        self.function = None
+        if compiler is None:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            library = Path(folder) / "peak.so"
+            command = [compiler, "-O2", "-shared", "-fPIC", str(HERE / "peak.c"), "-o", str(library)]
+            models.run(command, f"`{' '.join(command)}` failed")
+            self.function = ctypes.CDLL(str(library)).peak
+        self.function.argtypes = [ctypes.c_int64, ctypes.POINTER(ctypes.c_int32)]
+        self.function.restype = ctypes.c_int64
+
+    def __call__(self) -> float:
+        if self.function is None:
+            return float("nan")
+        macs = 0
+
+        def body() -> None:
+            nonlocal macs
+            macs = self.function(1_500_000, ctypes.byref(self.result))
+
+        milliseconds, _ = timed(body)
+        return macs / milliseconds / 1e6 if macs else float("nan")
+
+
+# --- times -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Times:
+    """Of one model: milliseconds of each round by engine, and the peak of each round in GMAC/s."""
+
+    engines: dict[str, list[float]]
+    peak: list[float]
+
+
+def interleaved(files: dict[str, Path], image: np.ndarray, rounds: int, cache: Path, peak: Peak) -> Times:
+    """CPU times of all engines in this process, round by round; engines that cannot be had are left out, with a note."""
+    ready: dict[str, Predict] = {}
+    for name, file in files.items():
+        try:
+            ready[name] = engine(name).load(file, cache, 1)
+        except models.Unavailable as error:
+            models.say(f"note: {name} is left out: {error}")
+    for predict in ready.values():  # the first runs make buffers and pack weights
+        predict(image)
+        predict(image)
+    times = Times({name: [] for name in ready}, [])
+    with progress("timing", rounds) as step:
+        for _ in range(rounds):
+            times.peak.append(peak())
+            for name, predict in ready.items():
+                times.engines[name].append(timed(lambda predict=predict: predict(image))[0])
+            step.done += 1
+    return times
+
+
+def own_process(name: str, file: Path, cache: Path, model: Vit, threads: int, rounds: int) -> Fresh:
+    """An engine in a fresh process, pinned to as many processors as it has threads."""
+    processors = sorted(os.sched_getaffinity(0))[:threads]
+    command = [sys.executable, str(HERE / "engines.py"), "run", name, str(file), str(cache)]
+    command += [",".join(map(str, model.shape)), str(threads), str(rounds)]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=lambda: os.sched_setaffinity(0, processors))
+    if done.returncode:
+        raise models.Unavailable(f"{name}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    return Fresh(**json.loads(done.stdout))
+
+
+def in_turn(files: dict[str, Path], model: Vit, rounds: int, cache: Path, threads: int) -> Times:
+    """Wall times, each engine in `PASSES` processes, in turn: two pools of threads in one process disturb each other."""
+    times = Times({name: [] for name in files}, [])
+    for _ in range(PASSES):
+        for name, file in files.items():
+            try:
+                times.engines[name] += own_process(name, file, cache, model, threads, max(rounds // PASSES, 1)).wall
+            except models.Unavailable as error:
+                models.say(f"note: {error}")
+    return Times({name: values for name, values in times.engines.items() if values}, [])
+
+
+def rows(name: str, model: Vit, times: Times, threads: int) -> list[Row]:
+    """What is printed of a model's times."""
+    medians = {label: statistics.median(values) for label, values in times.engines.items()}
+    peak = statistics.median(times.peak) if times.peak else float("nan")
+
+    def share(label: str) -> float | None:
+        """Of the peak, for what computes with 8-bit operands."""
+        is_float = engine(label).product is None
+        return None if is_float or np.isnan(peak) else model.macs / medians[label] / 1e6 / peak
+
+    def ratio(label: str) -> float | None:
+        return medians[RIVAL] / medians[label] if RIVAL in medians else None
+
+    return [
+        Row(name, label, threads, medians[label], min(values), ratio(label), share(label))
+        for label, values in times.engines.items()
+    ]
+
+
+def show(found: Sequence[Row], times: Times) -> None:
+    def cell(value: float | None, unit: str = "") -> str:
+        return "-" if value is None else f"{value:.2f}{unit}"
+
+    if times.peak and not np.isnan(times.peak).any():
+        low, middle, high = min(times.peak), statistics.median(times.peak), max(times.peak)
+        print(f"{found[0].model}: VNNI peak {middle:.0f} GMAC/s ({low:.0f} to {high:.0f})")
+    print(f"  {'engine':<20}{'median ms':>10}{'min ms':>10}{'x ' + RIVAL:>17}{'% of peak':>11}")
+    for row in found:
+        percent = "-" if row.peak_share is None else f"{100 * row.peak_share:.1f}"
+        print(f"  {row.engine:<20}{row.median:>10.2f}{row.minimum:>10.2f}{cell(row.ratio):>17}{percent:>11}", flush=True)
+
+
+# --- start-up --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Start:
+    """Medians over fresh processes of Python. first: CPU s to the first result, all imports included; beyond: the same
+    less one later run, ms; peak: MB of memory; weights: MB of the weight matrices in 8 bits."""
+
+    model: str
+    engine: str
+    first: float
+    beyond: float
+    peak: float
+    weights: float
+
+
+def start(name: str, model: Vit, label: str, file: Path, cache: Path) -> Start:
+    seen = [own_process(label, file, cache, model, 1, 5) for _ in range(PASSES)]
+    first = statistics.median(process.start for process in seen)
+    warm = statistics.median(time for process in seen for time in process.cpu)
+    peak = statistics.median(process.peak for process in seen)
+    return Start(name, label, first, first * 1e3 - warm, peak, model.weights / 2**20)
+
+
+def show_start(row: Start) -> None:
+    print(
+        f"  {row.engine:<20}{row.first:>12.2f}{row.beyond:>12.0f}{row.peak:>10.0f}{row.peak / row.weights:>12.1f}",
+        flush=True,
+    )
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def header() -> str:
+    """Processor, load and versions: what a figure is worth without its peers."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "processor ?")
+    tools = versions("numpy", "onnxruntime")
+    return f"{processor}, load {os.getloadavg()[0]:.1f}; {', '.join([*tools, *OPENVINO_PACKAGES])}"
+
+
+def names(text: str, known: Sequence[str], what: str) -> list[str]:
+    """NAME,NAME,... of which each is known."""
+    chosen = text.split(",")
+    if unknown := [name for name in chosen if name not in known]:
+        raise argparse.ArgumentTypeError(f"no such {what}: {', '.join(unknown)} (there are {', '.join(known)})")
+    return chosen
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = arguments.add_argument
+    add("--models", type=lambda text: names(text, list(MODELS), "model"), default=list(MODELS), metavar="NAME,...")
+    add("--engines", type=lambda text: names(text, labels(), "engine"), default=list(TABLE), metavar="NAME,...")
+    add("--rounds", type=int, default=21, metavar="N")
+    add("--threads", type=int, default=1, metavar="N")
+    add("--start", action="store_true", help="fresh processes: memory, and time to the first result")
+    add("--counts", action="store_true", help="instructions of a small model")
+    add("--update", action="store_true", help=f"with --counts: write {COUNTS.name}")
+    add("--json", type=Path, metavar="FILE", help="all times of all rounds too")
+    add("--cache", type=Path, default=models.default_cache(), metavar="DIR")
+    return arguments
+
+
+def measure(name: str, args: argparse.Namespace, peak: Peak) -> dict[str, Any]:
+    """Time the engines on one model, print their rows; -> what the JSON file has of them."""
+    model = MODELS[name]
+    path = source(name, model, args.cache)
+    files: dict[str, Path] = {}
+    for label in args.engines:
+        try:
+            files[label] = made(label, path, args.cache)
+        except models.Unavailable as error:
+            models.say(f"note: {label} is left out: {error}")
+    if args.start:
+        print(f"{name}\n  {'engine':<20}{'first, CPU s':>12}{'beyond ms':>12}{'peak MB':>10}{'x weights':>12}")
+        starts = [start(name, model, label, file, args.cache) for label, file in files.items()]
+        for row in starts:
+            show_start(row)
+        return {"start": [asdict(row) for row in starts]}
+    if args.threads > 1:
+        times = in_turn(files, model, args.rounds, args.cache, args.threads)
+    else:
+        times = interleaved(files, vit.images(model, 1, 0)[0], args.rounds, args.cache, peak)
+    found = rows(name, model, times, args.threads)
+    show(found, times)
+    return {"rows": [asdict(row) for row in found], "times": asdict(times)}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    logging.getLogger().setLevel(logging.ERROR)  # ONNX Runtime's quantizer logs hints at every model
+    if args.counts:
+        raise NotImplementedError
+    print(header())
+    results: dict[str, Any] = {}
+    if args.threads == 1 and not args.start:
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    try:
+        peak = Peak()
+        for name in args.models:
+            results[name] = measure(name, args, peak)
+            if args.json:
+                write_text(args.json, json.dumps({"machine": header(), "models": results}, indent=1) + "\n")
+    except models.Unavailable as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
