@@ -18,31 +18,32 @@ $QVIT_CACHE, else ~/.cache/qvit/bench.
 
 import os
 
-for _library in ("OPENBLAS", "OMP"):
-    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")  # read when the libraries are imported
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
 import ctypes
 import hashlib
 import json
 import logging
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import models
 import numpy as np
 import vit
 from engines import OPENVINO_PACKAGES, Fresh, Predict, engine, labels, made, timed, versions
+from program import built, compiler, counted, emitted, output, sizes
 from vit import MODELS, Vit
 
 from qvit.dialects.atomic import write_text
+from qvit.tools.common import read_mlir
 from qvit.tools.progress import progress
 
 HERE = Path(__file__).parent
@@ -80,25 +81,18 @@ def source(name: str, model: Vit, cache: Path) -> Path:
 
 
 class Peak:
-    """The VNNI rate of one core in GMAC/s, measured for about ten milliseconds a call; nan where it cannot be."""
+    """The VNNI rate of one core in GMAC/s, measured for about ten milliseconds a call; nan where there is none."""
 
     def __init__(self) -> None:
-        compiler = next(filter(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang")), None)
-        self.result = ctypes.c_int32()
-        self.function = None
-        if compiler is None:
-            return
-        with tempfile.TemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder:
             library = Path(folder) / "peak.so"
-            command = [compiler, "-O2", "-shared", "-fPIC", str(HERE / "peak.c"), "-o", str(library)]
-            models.run(command, f"`{' '.join(command)}` failed")
+            output([compiler(), "-O2", "-shared", "-fPIC", str(HERE / "peak.c"), "-o", str(library)])
             self.function = ctypes.CDLL(str(library)).peak
         self.function.argtypes = [ctypes.c_int64, ctypes.POINTER(ctypes.c_int32)]
         self.function.restype = ctypes.c_int64
+        self.result = ctypes.c_int32()
 
     def __call__(self) -> float:
-        if self.function is None:
-            return float("nan")
         macs = 0
 
         def body() -> None:
@@ -120,6 +114,10 @@ class Times:
     peak: list[float]
 
 
+def left_out(label: str, error: models.Unavailable) -> None:
+    models.say(f"note: {label} is left out: {error}")
+
+
 def interleaved(files: dict[str, Path], image: np.ndarray, rounds: int, cache: Path, peak: Peak) -> Times:
     """CPU times of all engines in this process, round by round; engines that cannot be had are left out, with a note."""
     ready: dict[str, Predict] = {}
@@ -127,7 +125,7 @@ def interleaved(files: dict[str, Path], image: np.ndarray, rounds: int, cache: P
         try:
             ready[name] = engine(name).load(file, cache, 1)
         except models.Unavailable as error:
-            models.say(f"note: {name} is left out: {error}")
+            left_out(name, error)
     for predict in ready.values():  # the first runs make buffers and pack weights
         predict(image)
         predict(image)
@@ -146,9 +144,11 @@ def own_process(name: str, file: Path, cache: Path, model: Vit, threads: int, ro
     processors = sorted(os.sched_getaffinity(0))[:threads]
     command = [sys.executable, str(HERE / "engines.py"), "run", name, str(file), str(cache)]
     command += [",".join(map(str, model.shape)), str(threads), str(rounds)]
-    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=lambda: os.sched_setaffinity(0, processors))
+    done = subprocess.run(
+        command, capture_output=True, text=True, preexec_fn=lambda: os.sched_setaffinity(0, processors)
+    )
     if done.returncode:
-        raise models.Unavailable(f"{name}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+        raise models.Unavailable((done.stderr.strip().splitlines() or ["no message"])[-1])
     return Fresh(**json.loads(done.stdout))
 
 
@@ -156,12 +156,15 @@ def in_turn(files: dict[str, Path], model: Vit, rounds: int, cache: Path, thread
     """Wall times, each engine in `PASSES` processes, in turn: two pools of threads in one process disturb each other."""
     times = Times({name: [] for name in files}, [])
     for _ in range(PASSES):
-        for name, file in files.items():
+        for name in list(times.engines):
             try:
-                times.engines[name] += own_process(name, file, cache, model, threads, max(rounds // PASSES, 1)).wall
+                seen = own_process(name, files[name], cache, model, threads, max(rounds // PASSES, 1))
             except models.Unavailable as error:
-                models.say(f"note: {error}")
-    return Times({name: values for name, values in times.engines.items() if values}, [])
+                left_out(name, error)
+                del times.engines[name]
+            else:
+                times.engines[name] += seen.wall
+    return times
 
 
 def rows(name: str, model: Vit, times: Times, threads: int) -> list[Row]:
@@ -187,13 +190,17 @@ def show(found: Sequence[Row], times: Times) -> None:
     def cell(value: float | None, unit: str = "") -> str:
         return "-" if value is None else f"{value:.2f}{unit}"
 
+    title = f"{found[0].model}, {found[0].threads} thread{'s' if found[0].threads > 1 else ''}"
     if times.peak and not np.isnan(times.peak).any():
         low, middle, high = min(times.peak), statistics.median(times.peak), max(times.peak)
-        print(f"{found[0].model}: VNNI peak {middle:.0f} GMAC/s ({low:.0f} to {high:.0f})")
+        title += f": VNNI peak {middle:.0f} GMAC/s ({low:.0f} to {high:.0f})"
+    print(title)
     print(f"  {'engine':<20}{'median ms':>10}{'min ms':>10}{'x ' + RIVAL:>17}{'% of peak':>11}")
     for row in found:
         percent = "-" if row.peak_share is None else f"{100 * row.peak_share:.1f}"
-        print(f"  {row.engine:<20}{row.median:>10.2f}{row.minimum:>10.2f}{cell(row.ratio):>17}{percent:>11}", flush=True)
+        print(
+            f"  {row.engine:<20}{row.median:>10.2f}{row.minimum:>10.2f}{cell(row.ratio):>17}{percent:>11}", flush=True
+        )
 
 
 # --- start-up --------------------------------------------------------------------------------------------------------
@@ -201,8 +208,9 @@ def show(found: Sequence[Row], times: Times) -> None:
 
 @dataclass(frozen=True)
 class Start:
-    """Medians over fresh processes of Python. first: CPU s to the first result, all imports included; beyond: the same
-    less one later run, ms; peak: MB of memory; weights: MB of the weight matrices in 8 bits."""
+    """Medians over fresh processes: of Python, for `qvit` of the emitted program. first: CPU s to the first result, all
+    imports included; beyond: the same less one later run, ms; peak: MB of memory; weights: MB of the weight matrices in 8
+    bits."""
 
     model: str
     engine: str
@@ -213,7 +221,14 @@ class Start:
 
 
 def start(name: str, model: Vit, label: str, file: Path, cache: Path) -> Start:
-    seen = [own_process(label, file, cache, model, 1, 5) for _ in range(PASSES)]
+    if label == "qvit":  # what others do in their libraries below Python, the emitted program does without it
+        with TemporaryDirectory() as folder:
+            module = read_mlir(file)
+            emitted(module, Path(folder))
+            program = built(Path(folder), sizes(module))
+            seen = [program.run(5) for _ in range(PASSES)]
+    else:
+        seen = [own_process(label, file, cache, model, 1, 5) for _ in range(PASSES)]
     first = statistics.median(process.start for process in seen)
     warm = statistics.median(time for process in seen for time in process.cpu)
     peak = statistics.median(process.peak for process in seen)
@@ -225,6 +240,31 @@ def show_start(row: Start) -> None:
         f"  {row.engine:<20}{row.first:>12.2f}{row.beyond:>12.0f}{row.peak:>10.0f}{row.peak / row.weights:>12.1f}",
         flush=True,
     )
+
+
+# --- instructions ----------------------------------------------------------------------------------------------------
+
+
+def changes(known: Mapping[str, str | int], found: Mapping[str, str | int]) -> list[str]:
+    """A line for each kind of kernels, with what it had before; counts of two compilers are not compared."""
+    same = known.get("compiler") == found["compiler"]
+    lines = [str(found["compiler"])] if same else [f"{found['compiler']}, not {known.get('compiler')} as recorded"]
+    for name, count in found.items():
+        if isinstance(count, int):
+            before = known.get(name)
+            change = f"{100 * (count / before - 1):+.2f} %" if same and isinstance(before, int) else "-"
+            lines.append(f"  {name:<12}{count:>14,}{change:>12}")
+    return lines
+
+
+def counts(update: bool) -> None:
+    """Count, print beside what is recorded, and record where that is asked for."""
+    with TemporaryDirectory() as folder:
+        found = counted(Path(folder))
+    known: dict[str, str | int] = json.loads(COUNTS.read_text()) if COUNTS.exists() else {}
+    print(*changes(known, found), sep="\n")
+    if update:
+        write_text(COUNTS, json.dumps(found, indent=2) + "\n")
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -270,12 +310,17 @@ def measure(name: str, args: argparse.Namespace, peak: Peak) -> dict[str, Any]:
         try:
             files[label] = made(label, path, args.cache)
         except models.Unavailable as error:
-            models.say(f"note: {label} is left out: {error}")
+            left_out(label, error)
     if args.start:
         print(f"{name}\n  {'engine':<20}{'first, CPU s':>12}{'beyond ms':>12}{'peak MB':>10}{'x weights':>12}")
-        starts = [start(name, model, label, file, args.cache) for label, file in files.items()]
-        for row in starts:
-            show_start(row)
+        starts: list[Start] = []
+        for label, file in files.items():
+            try:
+                starts.append(start(name, model, label, file, args.cache))
+            except models.Unavailable as error:
+                left_out(label, error)
+            else:
+                show_start(starts[-1])
         return {"start": [asdict(row) for row in starts]}
     if args.threads > 1:
         times = in_turn(files, model, args.rounds, args.cache, args.threads)
@@ -289,13 +334,13 @@ def measure(name: str, args: argparse.Namespace, peak: Peak) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     logging.getLogger().setLevel(logging.ERROR)  # ONNX Runtime's quantizer logs hints at every model
-    if args.counts:
-        raise NotImplementedError
-    print(header())
     results: dict[str, Any] = {}
-    if args.threads == 1 and not args.start:
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     try:
+        if args.counts:
+            return counts(args.update)
+        print(header())
+        if args.threads == 1:
+            os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         peak = Peak()
         for name in args.models:
             results[name] = measure(name, args, peak)

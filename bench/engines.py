@@ -20,7 +20,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -189,7 +188,7 @@ def quantizer(module: "ModuleOp") -> Predict:
     from qvit.backends.interpreter import find_function
     from qvit.dialects.ops.quantization import QuantizeOp
     from qvit.dialects.semantics.integers import Rounding
-    from qvit.dialects.types import element_dtype, integer_of
+    from qvit.dialects.types import integer_of
     from qvit.dialects.weights import Weights
 
     (op,) = (op for op in find_function(module, "quantize_inputs").walk() if isinstance(op, QuantizeOp))
@@ -198,7 +197,6 @@ def quantizer(module: "ModuleOp") -> Predict:
     assert result is not None
     scale = weights.scale(op.params.scale, np.float32)
     zero = weights.zero_point(op.params.zero_point).astype(np.float32)
-    dtype = element_dtype(op.results[0].type)
 
     def quantize(image: np.ndarray) -> np.ndarray:
         y = image / scale
@@ -206,7 +204,7 @@ def quantizer(module: "ModuleOp") -> Predict:
         np.subtract(y, code, out=y)
         code += y >= 0.5
         code += zero
-        return np.clip(code, result.lo, result.hi, out=code).astype(dtype)
+        return np.clip(code, result.lo, result.hi, out=code).astype(result.dtype)
 
     return quantize
 
@@ -324,12 +322,19 @@ def timed(body: Callable[[], object]) -> tuple[float, float]:
     return (time.process_time() - cpu) * 1e3, (time.perf_counter() - wall) * 1e3
 
 
+def peak_memory() -> float:
+    """MB that this process had resident at most. getrusage would count the parent's too, which a child starts from."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    (kilobytes,) = (line.split()[1] for line in status if line.startswith("VmHWM:"))
+    return int(kilobytes) / 1024
+
+
 def fresh(name: str, file: Path, cache: Path, shape: Sequence[int], threads: int, rounds: int) -> Fresh:
     """Measure an engine in this process, which has done nothing else yet."""
     image = np.random.default_rng(0).standard_normal(shape, np.float32)
     predict = engine(name).load(file, cache, threads)
     predict(image)
-    start, peak = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    start, peak = time.process_time(), peak_memory()
     cpu, wall = zip(*(timed(lambda: predict(image)) for _ in range(rounds)), strict=True)
     return Fresh(start, peak, list(cpu), list(wall))
 
@@ -340,7 +345,8 @@ def main(task: str, *options: str) -> None:
     else:
         name, file, cache, shape, threads, rounds = options
         sizes = [int(size) for size in shape.split(",")]
-        print(json.dumps(asdict(fresh(name, Path(file), Path(cache), sizes, int(threads), int(rounds)))))
+        seen = fresh(name, Path(file), Path(cache), sizes, int(threads), int(rounds))
+        print(json.dumps(asdict(seen)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,135 @@
+"""The emitted C as a program of its own: its start-up and memory, and its instructions as valgrind counts them.
+
+The folder that the compiler writes is built with bench/driver.c, by the system's C compiler and the flags that stand here:
+the same on every machine, so that counts of one compiler can be compared.
+"""
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import models
+from engines import Fresh, integer_module
+from vit import SMALL, write
+
+if TYPE_CHECKING:
+    from xdsl.dialects.builtin import ModuleOp
+    from xdsl.ir import SSAValue
+
+HERE = Path(__file__).parent
+FLAGS = ("-std=c11", "-O3", "-g")
+VARIANTS: dict[str, tuple[str, ...]] = {"portable": ("-DQVIT_PORTABLE",), "avx2": ()}
+"""Flags by kernels: those that are plain C, and what is chosen at run time where there is no AVX-512, as in valgrind."""
+
+
+def compiler() -> str:
+    """The system's C compiler; Unavailable if there is none."""
+    found = next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
+    if found is None:
+        raise models.Unavailable("there is no C compiler: install gcc or clang, or name one in CC")
+    return found
+
+
+@dataclass(frozen=True)
+class Program:
+    """An executable made of an emitted folder; io_bytes: those of its input and its output."""
+
+    executable: Path
+    weights: Path
+    io_bytes: tuple[int, int]
+
+    def command(self, rounds: int) -> list[str]:
+        return [str(self.executable), str(self.weights), *map(str, self.io_bytes), str(rounds)]
+
+    def run(self, rounds: int) -> Fresh:
+        return Fresh(**json.loads(output(self.command(rounds))))
+
+
+def output(command: Sequence[str]) -> str:
+    """What a command prints; Unavailable with its last words if it fails."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise models.Unavailable(f"`{' '.join(command)}` failed: {last}")
+    return done.stdout
+
+
+def sizes(module: "ModuleOp") -> tuple[int, int]:
+    """Bytes of the one input and the one output of @main, an element as many as its NumPy type has."""
+    from qvit.backends.interpreter import find_function
+    from qvit.dialects.types import integer_of, shape_of
+
+    function = find_function(module)
+    (argument,), (result,) = function.args, function.get_return_op().operands
+
+    def size(value: "SSAValue") -> int:
+        integer = integer_of(value)
+        assert integer is not None
+        return math.prod(shape_of(value)) * integer.dtype.itemsize
+
+    return size(argument), size(result)
+
+
+def emitted(module: "ModuleOp", folder: Path) -> None:
+    """@main as C: model.h, model.c, model.weights and the kernels, in a folder."""
+    try:
+        from qvit.backends.c.emit import emit
+    except ImportError as error:
+        raise models.Unavailable(f"the C backend cannot be imported: {error}") from None
+    emit(module, folder)
+
+
+def built(folder: Path, io_bytes: tuple[int, int], flags: Sequence[str] = ()) -> Program:
+    """Compile an emitted folder with the driver."""
+    executable = folder / "driver"
+    files = [path for path in sorted(folder.glob("*.c")) if path.name != "main.c"]
+    command = [
+        compiler(),
+        *FLAGS,
+        *flags,
+        f"-I{folder}",
+        str(HERE / "driver.c"),
+        *map(str, files),
+        "-o",
+        str(executable),
+    ]
+    output(command)
+    return Program(executable, folder / "model.weights", io_bytes)
+
+
+# --- instructions ----------------------------------------------------------------------------------------------------
+
+
+def instructions(program: Program) -> int:
+    """What one inference executes, inside qvit_run."""
+    counts = program.executable.with_name("callgrind.out")
+    tool = ["valgrind", "--tool=callgrind", "--toggle-collect=qvit_run", f"--callgrind-out-file={counts}"]
+    if shutil.which("valgrind") is None:
+        raise models.Unavailable("valgrind is not installed")
+    output([*tool, *program.command(0)])
+    (total,) = re.findall(r"^(?:totals|summary): (\d+)$", counts.read_text(), re.MULTILINE)[:1]
+    return int(total)
+
+
+def small_module(folder: Path) -> "ModuleOp":
+    """The model that is counted, by scheme best."""
+    source = folder / "small.onnx"
+    write(SMALL, source)
+    return integer_module(source, "best")
+
+
+def counted(folder: Path) -> dict[str, str | int]:
+    """The compiler, and instructions of an inference by kernels."""
+    module = small_module(folder)
+    emitted(module, folder)
+    version = output([compiler(), "--version"]).splitlines()[0]
+    return {"compiler": version} | {
+        name: instructions(built(folder, sizes(module), flags)) for name, flags in VARIANTS.items()
+    }
