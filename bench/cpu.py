@@ -39,7 +39,7 @@ import models
 import numpy as np
 import vit
 from engines import OPENVINO_PACKAGES, Fresh, Predict, engine, labels, made, timed, versions
-from program import built, compiler, counted, emitted, output, sizes
+from program import built, compiler, counted, emitted, output
 from vit import MODELS, Vit
 
 from qvit.dialects.atomic import write_text
@@ -223,9 +223,8 @@ class Start:
 def start(name: str, model: Vit, label: str, file: Path, cache: Path) -> Start:
     if label == "qvit":  # what others do in their libraries below Python, the emitted program does without it
         with TemporaryDirectory() as folder:
-            module = read_mlir(file)
-            emitted(module, Path(folder))
-            program = built(Path(folder), sizes(module))
+            emitted(read_mlir(file), Path(folder))
+            program = built(Path(folder))
             seen = [program.run(5) for _ in range(PASSES)]
     else:
         seen = [own_process(label, file, cache, model, 1, 5) for _ in range(PASSES)]

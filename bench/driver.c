@@ -1,7 +1,7 @@
-/* Runs a compiled model as a program of its own, without Python: driver WEIGHTS INPUT_BYTES OUTPUT_BYTES ROUNDS
+/* Runs a compiled model as a program of its own, without Python: driver WEIGHTS ROUNDS
 
    Prints, as JSON: CPU seconds of the process until its first result, peak memory in MB until then, and the CPU and wall
-   milliseconds of ROUNDS further runs. One input and one output; the input's bytes are always the same. */
+   milliseconds of ROUNDS further runs. The bytes of the inputs are always the same. */
 
 #define _POSIX_C_SOURCE 200809L
 
@@ -53,60 +53,69 @@ static long peak_memory(void) {
   return kilobytes;
 }
 
+/* Pseudo-random bytes, whatever the input's type: no path through the model depends on them. */
+static void *input(size_t size) {
+  uint8_t *bytes = aligned(size);
+  uint32_t state = 1;
+  for (size_t i = 0; i < size; i++) {
+    state = state * 1664525u + 1013904223u;
+    bytes[i] = (uint8_t)(state >> 24);
+  }
+  return bytes;
+}
+
+static void require(int status) {
+  if (status != QVIT_OK) {
+    fprintf(stderr, "%s\n", qvit_message(status));
+    exit(1);
+  }
+}
+
 int main(int count, char **arguments) {
-  if (count != 5) {
-    fputs("usage: driver WEIGHTS INPUT_BYTES OUTPUT_BYTES ROUNDS\n", stderr);
+  if (count != 3) {
+    fputs("usage: driver WEIGHTS ROUNDS\n", stderr);
     return 2;
   }
   int file = open(arguments[1], O_RDONLY);
   struct stat status;
-  if (file < 0 || fstat(file, &status) != 0) {
-    perror(arguments[1]);
-    return 1;
+  void *weights = MAP_FAILED;
+  if (file >= 0 && fstat(file, &status) == 0) {
+    weights = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, file, 0);
   }
-  size_t weights_size = (size_t)status.st_size;
-  void *weights = mmap(NULL, weights_size, PROT_READ, MAP_PRIVATE, file, 0);
   if (weights == MAP_FAILED) {
     perror(arguments[1]);
     return 1;
   }
-  size_t input_size = strtoul(arguments[2], NULL, 10), output_size = strtoul(arguments[3], NULL, 10);
-  long rounds = strtol(arguments[4], NULL, 10);
-  uint8_t *input = aligned(input_size);
-  uint32_t state = 1;
-  for (size_t i = 0; i < input_size; i++) {
-    state = state * 1664525u + 1013904223u;
-    input[i] = (uint8_t)(state >> 24);
+  size_t rounds = strtoul(arguments[2], NULL, 10);
+  const void **inputs = aligned(qvit_input_count() * sizeof *inputs);
+  void **outputs = aligned(qvit_output_count() * sizeof *outputs);
+  for (size_t i = 0; i < qvit_input_count(); i++) {
+    inputs[i] = input(qvit_input(i)->bytes);
   }
-  const void *inputs[] = {input};
-  void *outputs[] = {aligned(output_size)};
-
-  size_t arena_size = qvit_arena_size();
+  for (size_t i = 0; i < qvit_output_count(); i++) {
+    outputs[i] = aligned(qvit_output(i)->bytes);
+  }
   qvit_model model;
-  int error = qvit_init(&model, aligned(arena_size), arena_size, weights, weights_size);
-  if (error != 0) {
-    fprintf(stderr, "qvit_init: error %d\n", error);
-    return 1;
-  }
-  qvit_run(&model, inputs, outputs);
+  require(qvit_init(&model, aligned(qvit_arena_size()), qvit_arena_size(), weights, (size_t)status.st_size));
+  require(qvit_run(&model, inputs, outputs));
   int64_t start = nanoseconds(CLOCK_PROCESS_CPUTIME_ID);
   long peak = peak_memory();
 
-  int64_t *cpu = aligned((size_t)rounds * sizeof *cpu), *wall = aligned((size_t)rounds * sizeof *wall);
-  for (long i = 0; i < rounds; i++) {
+  int64_t *cpu = aligned(rounds * sizeof *cpu), *wall = aligned(rounds * sizeof *wall);
+  for (size_t i = 0; i < rounds; i++) {
     int64_t cpu_before = nanoseconds(CLOCK_PROCESS_CPUTIME_ID), wall_before = nanoseconds(CLOCK_MONOTONIC);
-    qvit_run(&model, inputs, outputs);
+    require(qvit_run(&model, inputs, outputs));
     cpu[i] = nanoseconds(CLOCK_PROCESS_CPUTIME_ID) - cpu_before;
     wall[i] = nanoseconds(CLOCK_MONOTONIC) - wall_before;
   }
   print("{\"start\": ", start, 1000000000);
   print(", \"peak\": ", peak, 1024);
   fputs(", \"cpu\": [", stdout);
-  for (long i = 0; i < rounds; i++) {
+  for (size_t i = 0; i < rounds; i++) {
     print(i ? ", " : "", cpu[i], 1000000);
   }
   fputs("], \"wall\": [", stdout);
-  for (long i = 0; i < rounds; i++) {
+  for (size_t i = 0; i < rounds; i++) {
     print(i ? ", " : "", wall[i], 1000000);
   }
   puts("]}");

@@ -1,7 +1,7 @@
 """The engines that bench/cpu.py times: how each makes its file from a float ONNX model, and how it runs one.
 
     qvit            our C backend, scheme best; qvit-SCHEME: another scheme
-    qvit-portable   the same file as qvit, with the kernels that are plain C
+    qvit-portable   the same file as qvit, with the kernels that are plain C, for this processor (-O3 -march=native)
     openvino-int8   OpenVINO, quantized by NNCF with its transformer preset
     openvino-fp32   OpenVINO, the float model
     ort-int8        ONNX Runtime static QDQ of all operators: uint8 activations, int8 weights per channel
@@ -37,6 +37,7 @@ Predict = Callable[[np.ndarray], np.ndarray]
 """An image, float32 [1, 3, H, W] -> logits [1, classes]."""
 
 OPENVINO_PACKAGES = ("nncf==3.4.0", "openvino==2026.4.1")
+PLAIN_C = ("-DQK_NO_SIMD",)  # for the C compiler: the kernels without intrinsics
 IMAGES = 4  # for calibration
 REVISION = 1  # raise it when a build function or bench/vit.py changes what it writes: every file is then made again
 
@@ -221,7 +222,7 @@ def dequantizer(module: "ModuleOp") -> Predict:
     return lambda codes: (codes - zero).astype(np.float32) * scale
 
 
-def load_qvit(file: Path, cache: Path, threads: int, variant: str | None = None) -> Predict:
+def load_qvit(file: Path, cache: Path, threads: int, flags: Sequence[str] = ()) -> Predict:
     """@main runs in C, both ends in NumPy: they are timed too."""
     import models
 
@@ -231,10 +232,11 @@ def load_qvit(file: Path, cache: Path, threads: int, variant: str | None = None)
         from qvit.backends.c.loader import NoCompiler, load
     except ImportError as error:
         raise models.Unavailable(f"the C backend cannot be imported: {error}") from None
-
+    if threads > 1:
+        raise models.Unavailable("the C backend has one thread")
     module = read_mlir(file)
     try:
-        program = load(module, variant=variant, threads=threads)
+        program = load(module, flags=flags)
     except NoCompiler as error:
         raise models.Unavailable(str(error)) from None
     quantize, dequantize = quantizer(module), dequantizer(module)
@@ -245,10 +247,10 @@ def qvit_tools(scheme: str) -> list[str]:
     return [scheme, source_digest(), *versions("numpy", "xdsl")]
 
 
-def qvit(scheme: str, variant: str | None = None) -> Engine:
+def qvit(scheme: str, flags: Sequence[str] = ()) -> Engine:
     build = partial(build_qvit, scheme=scheme)
     product = Product(f"qvit-{scheme}", "model.mlir", build, partial(qvit_tools, scheme))
-    return Engine(partial(load_qvit, variant=variant), product)
+    return Engine(partial(load_qvit, flags=flags), product)
 
 
 # --- all of them -----------------------------------------------------------------------------------------------------
@@ -257,7 +259,7 @@ OPENVINO_INT8 = Product("openvino-int8", "model.xml", build_openvino, lambda: li
 ORT_INT8 = Product("ort-int8", "model.onnx", build_ort, partial(versions, "onnx", "onnxruntime", "numpy"))
 ENGINES = {
     "qvit": qvit("best"),
-    "qvit-portable": qvit("best", "portable"),
+    "qvit-portable": qvit("best", ("-O3", "-march=native", *PLAIN_C)),
     "openvino-int8": Engine(load_openvino, OPENVINO_INT8),
     "openvino-fp32": Engine(load_openvino),
     "ort-int8": Engine(load_ort, ORT_INT8),

@@ -5,7 +5,6 @@ the same on every machine, so that counts of one compiler can be compared.
 """
 
 import json
-import math
 import os
 import re
 import shutil
@@ -16,17 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import models
-from engines import Fresh, integer_module
+from engines import PLAIN_C, Fresh, integer_module
 from vit import SMALL, write
 
 if TYPE_CHECKING:
     from xdsl.dialects.builtin import ModuleOp
-    from xdsl.ir import SSAValue
 
 HERE = Path(__file__).parent
 FLAGS = ("-std=c11", "-O3", "-g")
-VARIANTS: dict[str, tuple[str, ...]] = {"portable": ("-DQVIT_PORTABLE",), "avx2": ()}
-"""Flags by kernels: those that are plain C, and what is chosen at run time where there is no AVX-512, as in valgrind."""
+VARIANTS = {"portable": PLAIN_C, "avx2": ()}
+"""Flags by kernels: the portable ones, and those that are chosen at run time where there is no AVX-512, as in valgrind."""
 
 
 def compiler() -> str:
@@ -39,14 +37,13 @@ def compiler() -> str:
 
 @dataclass(frozen=True)
 class Program:
-    """An executable made of an emitted folder; io_bytes: those of its input and its output."""
+    """An executable made of an emitted folder, and its weights."""
 
     executable: Path
     weights: Path
-    io_bytes: tuple[int, int]
 
     def command(self, rounds: int) -> list[str]:
-        return [str(self.executable), str(self.weights), *map(str, self.io_bytes), str(rounds)]
+        return [str(self.executable), str(self.weights), str(rounds)]
 
     def run(self, rounds: int) -> Fresh:
         return Fresh(**json.loads(output(self.command(rounds))))
@@ -61,32 +58,16 @@ def output(command: Sequence[str]) -> str:
     return done.stdout
 
 
-def sizes(module: "ModuleOp") -> tuple[int, int]:
-    """Bytes of the one input and the one output of @main, an element as many as its NumPy type has."""
-    from qvit.backends.interpreter import find_function
-    from qvit.dialects.types import integer_of, shape_of
-
-    function = find_function(module)
-    (argument,), (result,) = function.args, function.get_return_op().operands
-
-    def size(value: "SSAValue") -> int:
-        integer = integer_of(value)
-        assert integer is not None
-        return math.prod(shape_of(value)) * integer.dtype.itemsize
-
-    return size(argument), size(result)
-
-
 def emitted(module: "ModuleOp", folder: Path) -> None:
     """@main as C: model.h, model.c, model.weights and the kernels, in a folder."""
     try:
         from qvit.backends.c.emit import emit
     except ImportError as error:
         raise models.Unavailable(f"the C backend cannot be imported: {error}") from None
-    emit(module, folder)
+    emit(module).write(folder)
 
 
-def built(folder: Path, io_bytes: tuple[int, int], flags: Sequence[str] = ()) -> Program:
+def built(folder: Path, flags: Sequence[str] = ()) -> Program:
     """Compile an emitted folder with the driver."""
     executable = folder / "driver"
     files = [path for path in sorted(folder.glob("*.c")) if path.name != "main.c"]
@@ -101,7 +82,7 @@ def built(folder: Path, io_bytes: tuple[int, int], flags: Sequence[str] = ()) ->
         str(executable),
     ]
     output(command)
-    return Program(executable, folder / "model.weights", io_bytes)
+    return Program(executable, folder / "model.weights")
 
 
 # --- instructions ----------------------------------------------------------------------------------------------------
@@ -130,6 +111,4 @@ def counted(folder: Path) -> dict[str, str | int]:
     module = small_module(folder)
     emitted(module, folder)
     version = output([compiler(), "--version"]).splitlines()[0]
-    return {"compiler": version} | {
-        name: instructions(built(folder, sizes(module), flags)) for name, flags in VARIANTS.items()
-    }
+    return {"compiler": version} | {name: instructions(built(folder, flags)) for name, flags in VARIANTS.items()}

@@ -1,7 +1,6 @@
 """What the benchmark of processors is made of: its models, engines, programs, and the figures that it prints."""
 
 import math
-import subprocess
 from pathlib import Path
 
 import cpu
@@ -196,49 +195,65 @@ def test_the_peak_is_of_a_plausible_processor() -> None:
 
 # --- a program -------------------------------------------------------------------------------------------------------
 
-FAKE_HEADER = """
+HEADER = """
 #include <stddef.h>
+enum { QVIT_OK };
 typedef struct { const unsigned char *weights; unsigned char *arena; } qvit_model;
+typedef struct { size_t bytes; } qvit_tensor;
+size_t qvit_input_count(void);
+size_t qvit_output_count(void);
+const qvit_tensor *qvit_input(size_t index);
+const qvit_tensor *qvit_output(size_t index);
 size_t qvit_arena_size(void);
-int qvit_init(qvit_model *m, void *arena, size_t arena_size, const void *weights, size_t weights_size);
-void qvit_run(const qvit_model *m, const void *const *inputs, void *const *outputs);
+int qvit_init(qvit_model *model, void *arena, size_t arena_size, const void *weights, size_t weights_size);
+int qvit_run(const qvit_model *model, const void *const *inputs, void *const *outputs);
+const char *qvit_message(int status);
 """
-FAKE_MODEL = """
+SOURCE = """
 #include "model.h"
+#include "kernel.h"
+static const qvit_tensor tensors[] = {{100}, {8}};
+size_t qvit_input_count(void) { return 1; }
+size_t qvit_output_count(void) { return 1; }
+const qvit_tensor *qvit_input(size_t index) { return &tensors[index]; }
+const qvit_tensor *qvit_output(size_t index) { return &tensors[1 + index]; }
 size_t qvit_arena_size(void) { return 64; }
-int qvit_init(qvit_model *m, void *arena, size_t arena_size, const void *weights, size_t weights_size) {
-  m->weights = weights;
-  m->arena = arena;
-  return arena_size == 64 && weights_size == 3 ? 0 : 7;
+const char *qvit_message(int status) { return status == 7 ? "seven" : "?"; }
+int qvit_init(qvit_model *model, void *arena, size_t arena_size, const void *weights, size_t weights_size) {
+  model->weights = weights;
+  model->arena = arena;
+  return arena_size == 64 && weights_size == 3 ? QVIT_OK : 7;
 }
-void qvit_run(const qvit_model *m, const void *const *inputs, void *const *outputs) {
-  const unsigned char *x = inputs[0];
-  unsigned char *y = outputs[0];
+int qvit_run(const qvit_model *model, const void *const *inputs, void *const *outputs) {
+  kernel(model->weights, inputs[0], model->arena, outputs[0]);
+  return QVIT_OK;
+}
+"""
+KERNEL = """
+static void kernel(const unsigned char *weights, const unsigned char *x, unsigned char *arena, unsigned char *y) {
   for (int i = 0; i < 100; i++) {
-    m->arena[i % 64] = (unsigned char)(x[i] + m->weights[i % 3]);
-    y[i % 8] = m->arena[i % 64];
+    arena[i % 64] = (unsigned char)(x[i] + weights[i % 3]);
+    y[i % 8] = arena[i % 64];
   }
 }
 """
+STRICT = ["-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror"]
 
 
 def test_the_driver(tmp_path: Path) -> None:
-    (tmp_path / "model.h").write_text(FAKE_HEADER)
-    (tmp_path / "model.c").write_text(FAKE_MODEL)
-    (tmp_path / "main.c").write_text("#error has a main of its own\n")
-    (tmp_path / "model.weights").write_bytes(b"abc")
-    made = program.built(tmp_path, (100, 8), ["-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror"])
+    """On a folder of the form that the compiler writes."""
+    for name, text in {"model.h": HEADER, "model.c": SOURCE, "kernel.h": KERNEL, "main.c": "int main(void);"}.items():
+        (tmp_path / name).write_text(text)
+    weights = tmp_path / "model.weights"
+    weights.write_bytes(b"abc")
+    made = program.built(tmp_path, STRICT)
     seen = made.run(5)
     assert len(seen.cpu) == len(seen.wall) == 5
     assert seen.start > 0
     assert 0.1 < seen.peak < 10  # not that of the tests, from which it is started
-    (tmp_path / "model.weights").write_bytes(b"ab")
-    with pytest.raises(models.Unavailable, match="qvit_init: error 7"):
+    weights.write_bytes(b"ab")
+    with pytest.raises(models.Unavailable, match="seven"):
         made.run(1)
-    done = subprocess.run([made.executable, tmp_path / "no.weights", "1", "1", "1"], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "no.weights" in done.stderr
-
-
-def test_bytes_of_both_ends(module: ModuleOp) -> None:
-    assert program.sizes(module) == (3 * 32 * 32, 4 * 5)
+    weights.unlink()
+    with pytest.raises(models.Unavailable, match=r"model\.weights: No such file"):
+        made.run(1)
