@@ -38,16 +38,17 @@ from typing import Any
 import models
 import numpy as np
 import vit
-from engines import OPENVINO_PACKAGES, Fresh, Predict, engine, labels, made, timed, versions
-from program import built, compiler, counted, emitted, output
+from engines import OPENVINO_PACKAGES, Fresh, Predict, engine, labels, made, require_exact, timed, versions
+from program import built, counted, emitted, output
 from vit import MODELS, Vit
 
+from qvit.backends.c.loader import find_compiler
 from qvit.dialects.atomic import write_text
 from qvit.tools.common import read_mlir
 from qvit.tools.progress import progress
 
 HERE = Path(__file__).parent
-TABLE = ("qvit", "openvino-int8", "openvino-fp32", "ort-int8", "ort-fp32")
+TABLE = ("qvit", "qvit-portable", "openvino-int8", "openvino-fp32", "ort-int8", "ort-fp32")
 RIVAL = "openvino-int8"
 PASSES = 3  # of the engines, with a process each
 COUNTS = HERE / "instruction_counts.json"
@@ -86,7 +87,7 @@ class Peak:
     def __init__(self) -> None:
         with TemporaryDirectory() as folder:
             library = Path(folder) / "peak.so"
-            output([compiler(), "-O2", "-shared", "-fPIC", str(HERE / "peak.c"), "-o", str(library)])
+            output([*find_compiler(), "-O2", "-shared", "-fPIC", str(HERE / "peak.c"), "-o", str(library)])
             self.function = ctypes.CDLL(str(library)).peak
         self.function.argtypes = [ctypes.c_int64, ctypes.POINTER(ctypes.c_int32)]
         self.function.restype = ctypes.c_int64
@@ -123,7 +124,10 @@ def interleaved(files: dict[str, Path], image: np.ndarray, rounds: int, cache: P
     ready: dict[str, Predict] = {}
     for name, file in files.items():
         try:
-            ready[name] = engine(name).load(file, cache, 1)
+            predict = engine(name).load(file, cache, 1)
+            if name.startswith("qvit"):
+                require_exact(file, predict, image)
+            ready[name] = predict
         except models.Unavailable as error:
             left_out(name, error)
     for predict in ready.values():  # the first runs make buffers and pack weights
@@ -186,10 +190,11 @@ def rows(name: str, model: Vit, times: Times, threads: int) -> list[Row]:
     ]
 
 
-def show(found: Sequence[Row], times: Times) -> None:
-    def cell(value: float | None, unit: str = "") -> str:
-        return "-" if value is None else f"{value:.2f}{unit}"
+def cell(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
+
+def show(found: Sequence[Row], times: Times) -> None:
     title = f"{found[0].model}, {found[0].threads} thread{'s' if found[0].threads > 1 else ''}"
     if times.peak and not np.isnan(times.peak).any():
         low, middle, high = min(times.peak), statistics.median(times.peak), max(times.peak)
@@ -197,10 +202,9 @@ def show(found: Sequence[Row], times: Times) -> None:
     print(title)
     print(f"  {'engine':<20}{'median ms':>10}{'min ms':>10}{'x ' + RIVAL:>17}{'% of peak':>11}")
     for row in found:
-        percent = "-" if row.peak_share is None else f"{100 * row.peak_share:.1f}"
-        print(
-            f"  {row.engine:<20}{row.median:>10.2f}{row.minimum:>10.2f}{cell(row.ratio):>17}{percent:>11}", flush=True
-        )
+        percent = cell(None if row.peak_share is None else 100 * row.peak_share, 1)
+        figures = f"{row.median:>10.2f}{row.minimum:>10.2f}{cell(row.ratio):>17}{percent:>11}"
+        print(f"  {row.engine:<20}{figures}", flush=True)
 
 
 # --- start-up --------------------------------------------------------------------------------------------------------
@@ -210,7 +214,7 @@ def show(found: Sequence[Row], times: Times) -> None:
 class Start:
     """Medians over fresh processes: of Python, for `qvit` of the emitted program. first: CPU s to the first result, all
     imports included; beyond: the same less one later run, ms; peak: MB of memory; weights: MB of the weight matrices in 8
-    bits."""
+    bits; emit: CPU s that it took to write the C."""
 
     model: str
     engine: str
@@ -218,12 +222,15 @@ class Start:
     beyond: float
     peak: float
     weights: float
+    emit: float | None = None
 
 
 def start(name: str, model: Vit, label: str, file: Path, cache: Path) -> Start:
+    emit = None
     if label == "qvit":  # what others do in their libraries below Python, the emitted program does without it
         with TemporaryDirectory() as folder:
-            emitted(read_mlir(file), Path(folder))
+            compiled = read_mlir(file)
+            emit = timed(lambda: emitted(compiled, Path(folder)))[0] / 1e3
             program = built(Path(folder))
             seen = [program.run(5) for _ in range(PASSES)]
     else:
@@ -231,14 +238,12 @@ def start(name: str, model: Vit, label: str, file: Path, cache: Path) -> Start:
     first = statistics.median(process.start for process in seen)
     warm = statistics.median(time for process in seen for time in process.cpu)
     peak = statistics.median(process.peak for process in seen)
-    return Start(name, label, first, first * 1e3 - warm, peak, model.weights / 2**20)
+    return Start(name, label, first, first * 1e3 - warm, peak, model.weights / 2**20, emit)
 
 
 def show_start(row: Start) -> None:
-    print(
-        f"  {row.engine:<20}{row.first:>12.2f}{row.beyond:>12.0f}{row.peak:>10.0f}{row.peak / row.weights:>12.1f}",
-        flush=True,
-    )
+    figures = f"{row.first:>13.2f}{row.beyond:>11.1f}{row.peak:>9.1f}{row.peak / row.weights:>11.2f}"
+    print(f"  {row.engine:<20}{figures}{cell(row.emit):>13}", flush=True)
 
 
 # --- instructions ----------------------------------------------------------------------------------------------------
@@ -247,7 +252,8 @@ def show_start(row: Start) -> None:
 def changes(known: Mapping[str, str | int], found: Mapping[str, str | int]) -> list[str]:
     """A line for each kind of kernels, with what it had before; counts of two compilers are not compared."""
     same = known.get("compiler") == found["compiler"]
-    lines = [str(found["compiler"])] if same else [f"{found['compiler']}, not {known.get('compiler')} as recorded"]
+    recorded = f", not {known['compiler']} as recorded" if known and not same else ""
+    lines = [f"{found['compiler']}{recorded}"]
     for name, count in found.items():
         if isinstance(count, int):
             before = known.get(name)
@@ -311,7 +317,8 @@ def measure(name: str, args: argparse.Namespace, peak: Peak) -> dict[str, Any]:
         except models.Unavailable as error:
             left_out(label, error)
     if args.start:
-        print(f"{name}\n  {'engine':<20}{'first, CPU s':>12}{'beyond ms':>12}{'peak MB':>10}{'x weights':>12}")
+        title = f"{'first, CPU s':>13}{'beyond ms':>11}{'peak MB':>9}{'x weights':>11}{'emit, CPU s':>13}"
+        print(f"{name}\n  {'engine':<20}{title}")
         starts: list[Start] = []
         for label, file in files.items():
             try:

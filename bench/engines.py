@@ -226,21 +226,35 @@ def load_qvit(file: Path, cache: Path, threads: int, flags: Sequence[str] = ()) 
     """@main runs in C, both ends in NumPy: they are timed too."""
     import models
 
+    from qvit.backends.c.loader import load
+    from qvit.backends.c.step import CompileError
     from qvit.tools.common import read_mlir
 
-    try:
-        from qvit.backends.c.loader import NoCompiler, load
-    except ImportError as error:
-        raise models.Unavailable(f"the C backend cannot be imported: {error}") from None
     if threads > 1:
         raise models.Unavailable("the C backend has one thread")
     module = read_mlir(file)
     try:
         program = load(module, flags=flags)
-    except NoCompiler as error:
+    except CompileError as error:
         raise models.Unavailable(str(error)) from None
     quantize, dequantize = quantizer(module), dequantizer(module)
-    return lambda image: dequantize(program(quantize(image))[0])
+
+    def predict(image: np.ndarray) -> np.ndarray:
+        return dequantize(program(quantize(image))[0])
+
+    return predict
+
+
+def require_exact(file: Path, predict: Predict, image: np.ndarray) -> None:
+    """Unavailable unless the logits are those of the interpreter: figures of a wrong program are worth nothing."""
+    import models
+
+    from qvit.backends.interpreter import run_model
+    from qvit.tools.common import read_mlir
+
+    (expected,) = run_model(read_mlir(file), [image], float_dtype=np.float32).values()
+    if not np.array_equal(predict(image), expected):
+        raise models.Unavailable("its logits are not those of the interpreter")
 
 
 def qvit_tools(scheme: str) -> list[str]:

@@ -5,7 +5,6 @@ the same on every machine, so that counts of one compiler can be compared.
 """
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -18,6 +17,10 @@ import models
 from engines import PLAIN_C, Fresh, integer_module
 from vit import SMALL, write
 
+from qvit.backends.c.emit import emit
+from qvit.backends.c.loader import find_compiler
+from qvit.backends.c.step import CompileError
+
 if TYPE_CHECKING:
     from xdsl.dialects.builtin import ModuleOp
 
@@ -25,14 +28,6 @@ HERE = Path(__file__).parent
 FLAGS = ("-std=c11", "-O3", "-g")
 VARIANTS = {"portable": PLAIN_C, "avx2": ()}
 """Flags by kernels: the portable ones, and those that are chosen at run time where there is no AVX-512, as in valgrind."""
-
-
-def compiler() -> str:
-    """The system's C compiler; Unavailable if there is none."""
-    found = next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
-    if found is None:
-        raise models.Unavailable("there is no C compiler: install gcc or clang, or name one in CC")
-    return found
 
 
 @dataclass(frozen=True)
@@ -61,10 +56,9 @@ def output(command: Sequence[str]) -> str:
 def emitted(module: "ModuleOp", folder: Path) -> None:
     """@main as C: model.h, model.c, model.weights and the kernels, in a folder."""
     try:
-        from qvit.backends.c.emit import emit
-    except ImportError as error:
-        raise models.Unavailable(f"the C backend cannot be imported: {error}") from None
-    emit(module).write(folder)
+        emit(module).write(folder)
+    except CompileError as error:
+        raise models.Unavailable(str(error)) from None
 
 
 def built(folder: Path, flags: Sequence[str] = ()) -> Program:
@@ -72,7 +66,7 @@ def built(folder: Path, flags: Sequence[str] = ()) -> Program:
     executable = folder / "driver"
     files = [path for path in sorted(folder.glob("*.c")) if path.name != "main.c"]
     command = [
-        compiler(),
+        *find_compiler(),
         *FLAGS,
         *flags,
         f"-I{folder}",
@@ -110,5 +104,5 @@ def counted(folder: Path) -> dict[str, str | int]:
     """The compiler, and instructions of an inference by kernels."""
     module = small_module(folder)
     emitted(module, folder)
-    version = output([compiler(), "--version"]).splitlines()[0]
+    version = output([*find_compiler(), "--version"]).splitlines()[0]
     return {"compiler": version} | {name: instructions(built(folder, flags)) for name, flags in VARIANTS.items()}

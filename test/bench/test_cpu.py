@@ -151,6 +151,17 @@ def test_ways_to_run(source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch)
         cpu.own_process("ort-fp32", cache / "nowhere.onnx", cache, TINY, 1, 1)
 
 
+def test_ours_is_the_interpreters_or_left_out(source: Path, cache: Path) -> None:
+    image = vit.images(TINY, 1, 5)[0]
+    file = engines.made("qvit", source, cache)
+    predict = engines.engine("qvit").load(file, cache, 1)
+    engines.require_exact(file, predict, image)
+    with pytest.raises(models.Unavailable, match="not those of the interpreter"):
+        engines.require_exact(file, lambda image: np.nextafter(predict(image), np.float32(9)), image)
+    with pytest.raises(models.Unavailable, match="one thread"):
+        engines.engine("qvit").load(file, cache, 2)
+
+
 def test_every_engine_has_a_file_of_its_own_or_the_float_model() -> None:
     products = {label: engines.engine(label).product for label in engines.labels()}
     assert {label for label, product in products.items() if product is None} == {
@@ -183,6 +194,7 @@ def test_changes_of_counts() -> None:
         "  portable             1,100    +10.00 %",
         "  avx2                   500     +0.00 %",
     ]
+    assert cpu.changes({}, known)[0] == "gcc 12"
     title, row = cpu.changes(known, {"compiler": "gcc 13", "avx2": 400})
     assert title == "gcc 13, not gcc 12 as recorded"
     assert row.split() == ["avx2", "400", "-"]
@@ -195,65 +207,18 @@ def test_the_peak_is_of_a_plausible_processor() -> None:
 
 # --- a program -------------------------------------------------------------------------------------------------------
 
-HEADER = """
-#include <stddef.h>
-enum { QVIT_OK };
-typedef struct { const unsigned char *weights; unsigned char *arena; } qvit_model;
-typedef struct { size_t bytes; } qvit_tensor;
-size_t qvit_input_count(void);
-size_t qvit_output_count(void);
-const qvit_tensor *qvit_input(size_t index);
-const qvit_tensor *qvit_output(size_t index);
-size_t qvit_arena_size(void);
-int qvit_init(qvit_model *model, void *arena, size_t arena_size, const void *weights, size_t weights_size);
-int qvit_run(const qvit_model *model, const void *const *inputs, void *const *outputs);
-const char *qvit_message(int status);
-"""
-SOURCE = """
-#include "model.h"
-#include "kernel.h"
-static const qvit_tensor tensors[] = {{100}, {8}};
-size_t qvit_input_count(void) { return 1; }
-size_t qvit_output_count(void) { return 1; }
-const qvit_tensor *qvit_input(size_t index) { return &tensors[index]; }
-const qvit_tensor *qvit_output(size_t index) { return &tensors[1 + index]; }
-size_t qvit_arena_size(void) { return 64; }
-const char *qvit_message(int status) { return status == 7 ? "seven" : "?"; }
-int qvit_init(qvit_model *model, void *arena, size_t arena_size, const void *weights, size_t weights_size) {
-  model->weights = weights;
-  model->arena = arena;
-  return arena_size == 64 && weights_size == 3 ? QVIT_OK : 7;
-}
-int qvit_run(const qvit_model *model, const void *const *inputs, void *const *outputs) {
-  kernel(model->weights, inputs[0], model->arena, outputs[0]);
-  return QVIT_OK;
-}
-"""
-KERNEL = """
-static void kernel(const unsigned char *weights, const unsigned char *x, unsigned char *arena, unsigned char *y) {
-  for (int i = 0; i < 100; i++) {
-    arena[i % 64] = (unsigned char)(x[i] + weights[i % 3]);
-    y[i % 8] = arena[i % 64];
-  }
-}
-"""
-STRICT = ["-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror"]
 
-
-def test_the_driver(tmp_path: Path) -> None:
-    """On a folder of the form that the compiler writes."""
-    for name, text in {"model.h": HEADER, "model.c": SOURCE, "kernel.h": KERNEL, "main.c": "int main(void);"}.items():
-        (tmp_path / name).write_text(text)
-    weights = tmp_path / "model.weights"
-    weights.write_bytes(b"abc")
-    made = program.built(tmp_path, STRICT)
+def test_the_emitted_program(module: ModuleOp, tmp_path: Path) -> None:
+    program.emitted(module, tmp_path)
+    made = program.built(tmp_path)
     seen = made.run(5)
     assert len(seen.cpu) == len(seen.wall) == 5
     assert seen.start > 0
     assert 0.1 < seen.peak < 10  # not that of the tests, from which it is started
-    weights.write_bytes(b"ab")
-    with pytest.raises(models.Unavailable, match="seven"):
+    content = made.weights.read_bytes()
+    made.weights.write_bytes(content[:-1])
+    with pytest.raises(models.Unavailable, match="truncated"):
         made.run(1)
-    weights.unlink()
+    made.weights.unlink()
     with pytest.raises(models.Unavailable, match=r"model\.weights: No such file"):
         made.run(1)
