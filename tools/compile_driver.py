@@ -84,7 +84,9 @@ def _output(path: Path) -> Path:
     if not path.is_dir():
         raise NotADirectoryError(f"{path} is a file; name a folder with -o")
     others = sorted(
-        p.name for p in path.iterdir() if p.name not in (*FILES, *TARGETS) and not p.name.lstrip(".").startswith(STATE[1:])
+        p.name
+        for p in path.iterdir()
+        if p.name not in (*FILES, *TARGETS) and not p.name.lstrip(".").startswith(STATE[1:])
     )
     if others or not _is_ours(path):
         what = f"holds {others[0]}" if others else "holds a report of another program"

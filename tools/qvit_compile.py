@@ -26,7 +26,8 @@ DIR holds images alone: RGB for a model of 3 channels, grey for one of 1. FILE.n
 along its first axis. What does not fill the last batch is filled up with the first samples.
 
 The folder OUT gets model.mlir with model.safetensors, report.json, report.html and summary.txt, with --target c also a
-folder c of C11 (model.h, model.c, kernels, model.weights, main.c, Makefile, CMakeLists.txt), all or none of them. It must be new, or hold what an earlier run wrote. A run that is interrupted while it calibrates goes on when started again.
+folder c of C11 (model.h, model.c, kernels, model.weights, main.c, Makefile, CMakeLists.txt), all or none of them. It
+must be new, or hold what an earlier run wrote. A run that is interrupted while it calibrates goes on when started again.
 
 Exit status: 0 success; 1 the input or a pass failed, with one line on stderr; 2 wrong usage.
 """

@@ -10,7 +10,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import ReturnOp
 from xdsl.ir import OpResult, SSAValue
 
-from qvit.backends.c.plan import ALIGNMENT, Buffer, Plan, aligned, place
+from qvit.backends.c.plan import ALIGNMENT, Buffer, Plan, place
 from qvit.backends.c.program import Port, Program, program_of, texts
 from qvit.backends.c.step import Step, bytes_of, c_type, indented, literal, size_of, type_of
 from qvit.backends.c.weights import HEADER, MARK, VERSION, Blob, ByteOrder, Constant, blob_of
@@ -61,7 +61,9 @@ def emit(module: ModuleOp, order: ByteOrder = "little") -> Sources:
         "model.h": writer.header(),
         "model.c": writer.source(),
         **_kernels(writer.headers),
-        **{file.name: file.read_text(encoding="utf-8") for file in TEMPLATES.iterdir() if not file.name.endswith(".in")},
+        **{
+            file.name: file.read_text(encoding="utf-8") for file in TEMPLATES.iterdir() if not file.name.endswith(".in")
+        },
     }
     traced = [v for step in writer.program.steps for v in step.results.values() if isinstance(v, OpResult)]
     return Sources(writer.program, writer.plan, texts, writer.blob.data(order), traced)
@@ -270,7 +272,8 @@ const char *qvit_message(int status) {{
             # one more than there are: C has no empty array
             rows = [*(_row(port) for port in ports), '{"", "", 0, 0, {0}}']
             table = "".join(f"    {row},\n" for row in rows)
-            parts.append(f"""\
+            parts.append(
+                f"""\
 static const qvit_tensor {kind}_table[] = {{
 {table}}};
 
@@ -281,11 +284,14 @@ size_t qvit_{kind}_count(void) {{
 const qvit_tensor *qvit_{kind}(size_t index) {{
     return index < {len(ports)} ? &{kind}_table[index] : NULL;
 }}
-""".replace("index < 0 ? &", "index == SIZE_MAX ? &"))  # a comparison that is never true is warned of
+""".replace("index < 0 ? &", "index == SIZE_MAX ? &")
+            )  # a comparison that is never true is warned of
         return "\n".join(parts)
 
     def _run(self) -> str:
-        lines = ["if (!model || !model->arena || !model->weights || !inputs || !outputs) {\n    return QVIT_NULL_POINTER;\n}"]
+        lines = [
+            "if (!model || !model->arena || !model->weights || !inputs || !outputs) {\n    return QVIT_NULL_POINTER;\n}"
+        ]
         for kind, ports in (("inputs", self.program.inputs), ("outputs", self.program.outputs)):
             if ports:
                 lines.append(
@@ -317,7 +323,8 @@ const qvit_tensor *qvit_{kind}(size_t index) {{
             else:
                 arguments.append(self._place(value, True))
         arguments += [
-            f"WEIGHTS({c_type(array.dtype)}, {self.blob.places[i, name].offset})" for name, array in step.constants.items()
+            f"WEIGHTS({c_type(array.dtype)}, {self.blob.places[i, name].offset})"
+            for name, array in step.constants.items()
         ]
         arguments += [self._place(value, False) for value in step.results.values()]
         if step.scratch:

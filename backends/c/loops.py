@@ -72,7 +72,8 @@ def _merged(shape: Sequence[int], accesses: Mapping[str, Access]) -> tuple[list[
             sizes.append(size)
             strides.append(mine)
     kept = {
-        name: Access(tuple(loop[k] for loop in strides), access.offset) for k, (name, access) in enumerate(accesses.items())
+        name: Access(tuple(loop[k] for loop in strides), access.offset)
+        for k, (name, access) in enumerate(accesses.items())
     }
     return sizes, kept
 

@@ -10,6 +10,7 @@ from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Operation, SSAValue
 from xdsl.printer import Printer
 
+from qvit.backends.c.approximations import APPROXIMATION_EMITTERS
 from qvit.backends.c.emitters.elementwise import argmax, arithmetic, clip, compare, reduce_sum, select
 from qvit.backends.c.emitters.products import conv2d, linear, matmul, shift_matmul
 from qvit.backends.c.emitters.quantization import add_requant, requantize, threshold
@@ -49,6 +50,7 @@ EMITTERS: dict[type[Operation], Emitter] = {
     ConcatOp: concat,
     GatherOp: gather,
     BroadcastOp: broadcast_to,
+    **APPROXIMATION_EMITTERS,
 }
 """How every integer operation that computes something becomes C."""
 

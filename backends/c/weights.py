@@ -54,7 +54,7 @@ class Blob:
         data = np.ascontiguousarray(array)
         if packed is not None:
             data = np.frombuffer(pack(data, packed.bits), np.uint8)
-        content = (data.dtype.str, hashlib.sha256(data).digest())
+        content = (data.dtype.str, hashlib.sha256(data.data).digest())
         if content not in self._known:
             self._known[content] = self.size
             self._parts.append((self.size, data))
@@ -74,7 +74,7 @@ class Blob:
         header = MAGIC + struct.pack(f"{sign}IIIQ", VERSION, MARK, 0, self.size) + self.digest()
         return b"".join([header.ljust(HEADER, b"\0"), *self._body(order)])
 
-    def _body(self, order: ByteOrder) -> "list[bytes]":
+    def _body(self, order: ByteOrder) -> list[bytes]:
         sign = "<" if order == "little" else ">"
         ordered = [part.astype(part.dtype.newbyteorder(sign)).tobytes() for _, part in self._parts]
         return [part.ljust(aligned(len(part)), b"\0") for part in ordered]

@@ -17,7 +17,7 @@ _RELATIONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">
 
 def arithmetic(_: Context, op: AddOp | SubOp | MulOp) -> Step:
     """Modulo the size of the result, so what fits is exact."""
-    _, signed = wrapping(type_of(op.result))
+    signed = wrapping(type_of(op.result))[1]
     modulo = signed.replace("_i", "_u")
 
     def body(at: At) -> str:

@@ -154,14 +154,13 @@ def conv2d(ctx: Context, op: Conv2dOp) -> Step:
         operands["b"] = op.bias
     unsigned, signed = wrapping(result)
     term, constants = zero_term(zw, "zw", "o")
-    x = centred(op.input, "x[plane + row * {} + column]".format(width), zx, literal(int(zx)), result)
+    x = centred(op.input, f"x[plane + row * {width} + column]", zx, literal(int(zx)), result)
     w = centred(op.weight, f"w[((o * {depth} + c) * {kernel_h} + p) * {kernel_w} + q]", zw, term, result)
     # a pixel above or left of the image has a number that wraps to a large one
     inner = loop(
         "q",
         kernel_w,
-        f"const size_t column = j * {sx} + q * {dx} - {left};\n"
-        f"if (column < {width}) {{\n    sum += {x} * {w};\n}}",
+        f"const size_t column = j * {sx} + q * {dx} - {left};\nif (column < {width}) {{\n    sum += {x} * {w};\n}}",
     )
     rows = loop(
         "p", kernel_h, f"const size_t row = i * {sy} + p * {dy} - {top};\nif (row < {height}) {{\n{indented(inner)}}}"

@@ -220,7 +220,9 @@ def add_requant(ctx: Context, op: AddRequantOp) -> Step:
         total = total if each else big_rounded(total, shift["a"].at(at), rounding)
         return f"{y} = {big_stored(total, zero, result)};"
 
-    used = [*numbers.values(), *shift.values(), *([] if narrow or each else left.values())]
+    used = [*numbers.values(), *shift.values()]
+    if not (narrow or each):
+        used += left.values()
     return _step(op, operands, op.result, axis_of(op.axis), used, body)
 
 
@@ -233,7 +235,9 @@ def threshold(_: Context, op: ThresholdOp) -> Step:
 
     def body(at: At) -> str:
         first = f"t + {at['t']}" if at["t"] != "0" else "t"
-        count = f"for (size_t k = 0; k < {levels}; ++k) {{\n    code += (int64_t)x[{at['x']}] >= (int64_t)levels[k];\n}}\n"
+        count = (
+            f"for (size_t k = 0; k < {levels}; ++k) {{\n    code += (int64_t)x[{at['x']}] >= (int64_t)levels[k];\n}}\n"
+        )
         count = f"const {c_type(type_of(op.thresholds))} *levels = {first};\n{count}" if levels else ""
         return f"int64_t code = {op.lowest.value.data};\n{count}y[{at['y']}] = ({c_type(result)})code;"
 

@@ -1,8 +1,7 @@
 """Every integer approximation in C against its semantics: equal on random and extreme rows, optimised and sanitised."""
 
-import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
@@ -11,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from approximation_examples import EXAMPLES, FINE, NARROW, WIDE, Example, arrays, masks, rows
+from xdsl.dialects.builtin import ModuleOp, TensorType
+from xdsl.ir import Block
+
 from qvit.backends.c.approximations import APPROXIMATION_EMITTERS
-from qvit.backends.c.step import CompileError, Context, Step, c_type, type_of
-from qvit.dialects.approximations import FUNCTION, LAYER_NORM, SOFTMAX, Table
+from qvit.backends.c.step import Context, Step, c_type, type_of
+from qvit.dialects.approximations import FUNCTION, LAYER_NORM, SOFTMAX
 from qvit.dialects.approximations.base import (
-    Approximation,
     Built,
     Codes,
     FunctionApproximation,
@@ -28,11 +29,9 @@ from qvit.dialects.approximations.base import (
 )
 from qvit.dialects.ops.approximated import ApproximatedOp, IntFunctionOp, IntLayerNormOp, IntSoftmaxOp
 from qvit.dialects.ops.weights import ConstantOp
-from qvit.dialects.semantics.integers import Array, IntType, widen
+from qvit.dialects.semantics.integers import Array, IntType
 from qvit.dialects.types import BOOLEAN, integer_element
 from qvit.dialects.weights import Weights
-from xdsl.dialects.builtin import ModuleOp, TensorType
-from xdsl.ir import Block
 
 KERNELS = Path(__file__).parents[3] / "backends" / "c" / "kernels"
 WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror"]
