@@ -39,7 +39,7 @@ import models
 import numpy as np
 import vit
 from engines import OPENVINO_PACKAGES, Fresh, Predict, engine, labels, made, require_exact, timed, versions
-from program import built, counted, emitted, output
+from standalone import built, counted, emitted, output
 from vit import MODELS, Vit
 
 from qvit.backends.c.loader import find_compiler

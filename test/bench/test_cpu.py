@@ -9,8 +9,8 @@ import models
 import numpy as np
 import onnx
 import onnxruntime
-import program
 import pytest
+import standalone
 import vit
 from engines import Engine
 from onnx import numpy_helper
@@ -209,8 +209,8 @@ def test_the_peak_is_of_a_plausible_processor() -> None:
 
 
 def test_the_emitted_program(module: ModuleOp, tmp_path: Path) -> None:
-    program.emitted(module, tmp_path)
-    made = program.built(tmp_path)
+    standalone.emitted(module, tmp_path)
+    made = standalone.built(tmp_path)
     seen = made.run(5)
     assert len(seen.cpu) == len(seen.wall) == 5
     assert seen.start > 0
