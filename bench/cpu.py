@@ -152,7 +152,8 @@ def own_process(name: str, file: Path, cache: Path, model: Vit, threads: int, ro
         command, capture_output=True, text=True, preexec_fn=lambda: os.sched_setaffinity(0, processors)
     )
     if done.returncode:
-        raise models.Unavailable((done.stderr.strip().splitlines() or ["no message"])[-1])
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise models.Unavailable(last.removeprefix("models.Unavailable: "))
     return Fresh(**json.loads(done.stdout))
 
 

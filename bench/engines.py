@@ -20,9 +20,10 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -296,6 +297,13 @@ def engine(name: str) -> Engine:
     return ENGINES.get(name) or qvit(name.removeprefix("qvit-"))
 
 
+def remove_old(folders: Iterable[Path]) -> None:
+    """What other sources made more than a day ago; younger ones may be another checkout's."""
+    for folder in folders:
+        if time.time() - folder.stat().st_mtime > 24 * 3600:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def made(name: str, source: Path, cache: Path) -> Path:
     """The file that an engine runs for a float model, made below `cache` if it is not there."""
     import models
@@ -306,8 +314,10 @@ def made(name: str, source: Path, cache: Path) -> Path:
     if product is None:
         return source
     recipe = json.dumps([REVISION, product.name, product.tools(), IMAGES, models.digest(source)])
-    folder = cache / "cpu" / f"{source.stem}-{product.name}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
+    kind = f"{source.stem}-{product.name}"
+    folder = cache / "cpu" / f"{kind}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
     if not folder.exists():
+        remove_old(folder.parent.glob(f"{kind}-????????????????"))
         models.say(f"making {folder}")
         with replacing_folder(folder) as temporary:
             product.build(source, temporary, cache)

@@ -1,6 +1,8 @@
 """What the benchmark of processors is made of: its models, engines, programs, and the figures that it prints."""
 
+import json
 import math
+import os
 from pathlib import Path
 
 import cpu
@@ -133,6 +135,13 @@ def test_ways_to_run(source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch)
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
     written = files["ort-int8"].stat().st_mtime_ns
     assert engines.made("ort-int8", source, cache).stat().st_mtime_ns == written  # kept
+    young, old = (cache / "cpu" / f"{source.stem}-ort-int8-{letter * 16}" for letter in "ab")
+    young.mkdir()
+    old.mkdir()
+    os.utime(old, (0, 0))
+    engines.remove_old([young, old])
+    assert young.exists()
+    assert not old.exists()
 
     def missing(file: Path, cache: Path, threads: int) -> engines.Predict:
         raise models.Unavailable("not on this machine")
@@ -203,6 +212,41 @@ def test_changes_of_counts() -> None:
 def test_the_peak_is_of_a_plausible_processor() -> None:
     peak = cpu.Peak()()
     assert math.isnan(peak) or 10 < peak < 10_000
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_the_command(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setitem(vit.MODELS, "tiny", TINY)
+    options = ["--models", "tiny", "--engines", "qvit,ort-int8", "--cache", str(cache)]
+    processors = os.sched_getaffinity(0)
+    try:
+        cpu.main([*options, "--rounds", "2", "--json", str(tmp_path / "times.json")])
+        cpu.main([*options, "--start"])
+        cpu.main([*options, "--rounds", "3", "--threads", "2"])
+    finally:
+        os.sched_setaffinity(0, processors)  # it pins itself
+    found = json.loads((tmp_path / "times.json").read_text())["models"]["tiny"]
+    assert [row["engine"] for row in found["rows"]] == ["qvit", "ort-int8"]
+    assert [len(times) for times in found["times"]["engines"].values()] == [2, 2]
+    printed = capsys.readouterr()
+    first = [line.split()[0] for line in printed.out.splitlines() if line.startswith("  ")]
+    heading = ["engine", "qvit", "ort-int8"]
+    assert first == [*heading, *heading, "engine", "ort-int8"]
+    assert "tiny, 2 threads" in printed.out
+    assert "note: qvit is left out: the C backend has one thread" in printed.err
+
+
+@pytest.mark.parametrize(("option", "known"), [("--models", "deit-t, deit-s, vit-b"), ("--engines", "qvit-i-vit")])
+def test_unknown_names(option: str, known: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cpu.main([option, "nothing"])
+    message = capsys.readouterr().err
+    assert "nothing" in message
+    assert known in message
 
 
 # --- a program -------------------------------------------------------------------------------------------------------
