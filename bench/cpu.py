@@ -38,7 +38,7 @@ from typing import Any
 import models
 import numpy as np
 import vit
-from engines import OPENVINO_PACKAGES, Fresh, Predict, engine, labels, made, require_exact, timed, versions
+from engines import OPENVINO_PACKAGES, PORTABLE, Fresh, Predict, engine, labels, made, require_exact, timed, versions
 from standalone import built, counted, emitted, output
 from vit import MODELS, Vit
 
@@ -213,7 +213,7 @@ def show(found: Sequence[Row], times: Times) -> None:
 
 @dataclass(frozen=True)
 class Start:
-    """Medians over fresh processes: of Python, for `qvit` of the emitted program. first: CPU s to the first result, all
+    """Medians over fresh processes: of Python, for ours of the emitted program. first: CPU s to the first result, all
     imports included; beyond: the same less one later run, ms; peak: MB of memory; weights: MB of the weight matrices in 8
     bits; emit: CPU s that it took to write the C."""
 
@@ -228,11 +228,11 @@ class Start:
 
 def start(name: str, model: Vit, label: str, file: Path, cache: Path) -> Start:
     emit = None
-    if label == "qvit":  # what others do in their libraries below Python, the emitted program does without it
+    if label.startswith("qvit"):  # what others do in their libraries below Python, the emitted program does without it
         with TemporaryDirectory() as folder:
             compiled = read_mlir(file)
             emit = timed(lambda: emitted(compiled, Path(folder)))[0] / 1e3
-            program = built(Path(folder))
+            program = built(Path(folder), PORTABLE if label == "qvit-portable" else ())
             seen = [program.run(5) for _ in range(PASSES)]
     else:
         seen = [own_process(label, file, cache, model, 1, 5) for _ in range(PASSES)]

@@ -39,6 +39,7 @@ Predict = Callable[[np.ndarray], np.ndarray]
 
 OPENVINO_PACKAGES = ("nncf==3.4.0", "openvino==2026.4.1")
 PLAIN_C = ("-DQK_NO_SIMD",)  # for the C compiler: the kernels without intrinsics
+PORTABLE = ("-O3", "-march=native", *PLAIN_C)
 IMAGES = 4  # for calibration
 REVISION = 1  # raise it when a build function or bench/vit.py changes what it writes: every file is then made again
 
@@ -274,7 +275,7 @@ OPENVINO_INT8 = Product("openvino-int8", "model.xml", build_openvino, lambda: li
 ORT_INT8 = Product("ort-int8", "model.onnx", build_ort, partial(versions, "onnx", "onnxruntime", "numpy"))
 ENGINES = {
     "qvit": qvit("best"),
-    "qvit-portable": qvit("best", ("-O3", "-march=native", *PLAIN_C)),
+    "qvit-portable": qvit("best", PORTABLE),
     "openvino-int8": Engine(load_openvino, OPENVINO_INT8),
     "openvino-fp32": Engine(load_openvino),
     "ort-int8": Engine(load_ort, ORT_INT8),
