@@ -747,18 +747,14 @@ static inline int qk_compare_root(const qk_shifted_root *s, int64_t half) {
     return sign * qk_wide_compare(&whole, &root);
 }
 
-/* The number that s stands for, less than 2^60, rounded half to even. */
+/* The number v that s stands for, less than 2^60, rounded half to even. */
 static inline int64_t qk_round_root(const qk_shifted_root *s) {
-    /* low - 1/2 <= v < high - 1/2 */
-    int64_t low = 0, high = 1;
-    while (qk_compare_root(s, 2 * low - 1) < 0) {
-        high = low;
-        low = low ? 2 * low : -1;
-    }
-    while (qk_compare_root(s, 2 * high - 1) >= 0) {
-        low = high;
-        high = 2 * high;
-    }
+    /* |v| < 2^bits by the bits of what v is made of; low - 1/2 <= v < high - 1/2 */
+    const int64_t beta_bits = s->beta ? qk_bit_length(qk_abs(s->beta)) + s->beta_power : INT16_MIN;
+    const int64_t root_bits = (qk_bit_length((uint64_t)s->variance) - 1) / 2;
+    const int64_t gamma_bits = s->gamma.size ? qk_wide_bits(&s->gamma) + s->gamma_power - root_bits : INT16_MIN;
+    const int64_t bits = qk_max(beta_bits, gamma_bits) + 2 - qk_bit_length((uint64_t)s->denominator);
+    int64_t high = ((int64_t)1 << qk_clamp(bits, 0, 60)) + 1, low = 1 - high;
     while (high - low > 1) {
         const int64_t middle = low + (high - low) / 2;
         if (qk_compare_root(s, 2 * middle - 1) >= 0) {
