@@ -19,7 +19,7 @@ from qvit.dialects.semantics.integers import IntType
 Array = NDArray[Any]
 SOURCE = Path(__file__).parent / "backends" / "c" / "kernels.c"
 KERNELS = Path(__file__).parents[1] / "backends" / "c" / "kernels"
-VARIANTS = ("portable", "avx512")
+VARIANTS = ("portable", "avx2", "avx512")
 TYPES = {IntType(8): 0, IntType(8, False): 1, IntType(16): 2, IntType(32): 3}
 ACC = 4
 

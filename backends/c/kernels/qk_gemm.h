@@ -240,6 +240,7 @@ static inline void qk_ln_root(const qk_ln *f, int64_t sum, int64_t squares, int6
 #undef QK_NAME
 
 #if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__)) && !defined(QK_NO_SIMD)
+#include "qk_avx2.h"
 #include "qk_avx512.h"
 #endif
 #if defined(__GNUC__) && defined(__aarch64__) && !defined(__AARCH64EB__) && !defined(QK_NO_SIMD)
@@ -255,6 +256,7 @@ QK_UNUSED static int qk_start(const char *name)
     int count = 1;
 #ifdef QK_HAVE_X86
     __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")) found[count++] = &qk_avx2_kernels;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"))
         found[count++] = &qk_avx512_kernels;
