@@ -1,6 +1,12 @@
 /* AVX-512 with VNNI: products by vpdpbusd, tables by vpermi2w. */
 #include <immintrin.h>
 
+#if defined(__cplusplus) && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push /* of gcc's own intrinsics, where they leave lanes undefined on purpose */
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+
 #define QK_VARIANT qk_avx512_
 #define QK_NAME "avx512"
 #define QK_ATTR __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
@@ -396,3 +402,6 @@ QK_ATTR static void qk_avx512_add(const qk_add *f, size_t n, const int16_t *a, c
 #undef QK_NAME
 #undef QK_ATTR
 #define QK_HAVE_X86
+#if defined(__cplusplus) && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif

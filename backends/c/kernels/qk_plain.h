@@ -320,7 +320,7 @@ QK_ATTR static void QK_FN(attention)(const qk_attention *a, const int8_t *q, siz
                          a->score_zero,    a->score_lo,    a->score_hi, NULL, NULL};
     const qk_layer pv = {(int32_t)a->width, (int32_t)keys, v_panels, none, NULL, NULL, 0, 0, 0, NULL, NULL};
     for (size_t i = 0; i < a->tokens; i += QK_BLOCK) {
-        const size_t rows = a->tokens - i < QK_BLOCK ? a->tokens - i : QK_BLOCK;
+        const size_t left = a->tokens - i, most = QK_BLOCK, rows = left < most ? left : most;
         for (size_t r = 0; r < rows; r++) {
             const int8_t *from = q + (i + r) * ldq;
             uint8_t *to = q_rows + r * depth;

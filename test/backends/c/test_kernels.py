@@ -226,7 +226,8 @@ def test_softmax(kernels: Kernels, scale: Fraction) -> None:
         x = np.concatenate(rows).astype(np.int16)
         expected = Sm8Late().apply(widen(x), [table], None, (U8, I32))
         y, sums = kernels.softmax(table, x)
-        assert (y == expected[0]).all() and (sums[:, None] == expected[1]).all()
+        assert (y == expected[0]).all()
+        assert (sums[:, None] == expected[1]).all()
 
 
 def test_softmax_of_a_table_of_zeros_has_a_sum(kernels: Kernels) -> None:
@@ -322,7 +323,7 @@ def test_patches(
     library = Kernels("portable").library
     library.im2col(shape.ctypes.data, x.ctypes.data, 77, 0, rows.ctypes.data)
     found = products.linear(rows, weight.reshape(5, -1), None, (np.array(77), ZERO), I32)
-    assert (found.T == expected.reshape(5, -1)).all()
+    assert (expected.reshape(5, -1) == found.T).all()
     library.im2col(shape.ctypes.data, x.ctypes.data, 77, 128, rows.ctypes.data)
     assert (products.linear(rows ^ 128, weight.reshape(5, -1), None, (np.array(77), ZERO), I32) == found).all()
 
