@@ -13,6 +13,7 @@ from typing import Any
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.utils.exceptions import DiagnosticException
 
+from qvit.backends.c import Sources, emit
 from qvit.dialects.atomic import replacing_folder
 from qvit.dialects.ops.nonlinear import LayerNormOp
 from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
@@ -32,6 +33,7 @@ from qvit.transforms.ptq.scheme import read_overrides
 from qvit.transforms.ptq.sites import Role
 
 FILES = ("model.mlir", "model.safetensors", "report.json", "report.html", "summary.txt")
+TARGETS = ("c",)
 STATE = ".calibration.npz"
 
 
@@ -82,7 +84,9 @@ def _output(path: Path) -> Path:
     if not path.is_dir():
         raise NotADirectoryError(f"{path} is a file; name a folder with -o")
     others = sorted(
-        p.name for p in path.iterdir() if p.name not in FILES and not p.name.lstrip(".").startswith(STATE[1:])
+        p.name
+        for p in path.iterdir()
+        if p.name not in (*FILES, *TARGETS) and not p.name.lstrip(".").startswith(STATE[1:])
     )
     if others or not _is_ours(path):
         what = f"holds {others[0]}" if others else "holds a report of another program"
@@ -94,7 +98,7 @@ def _is_ours(folder: Path) -> bool:
     """Whether an earlier run wrote what is there, if anything is."""
     report = folder / "report.json"
     if not report.exists():
-        return not any((folder / name).exists() for name in FILES)
+        return not any((folder / name).exists() for name in (*FILES, *TARGETS))
     try:
         return json.loads(report.read_text())["tool"] == "qvit-compile"
     except (ValueError, KeyError, TypeError):
@@ -214,13 +218,18 @@ def _compile(args: argparse.Namespace) -> None:
     samples = None if args.calibrate is None else read_samples(args.calibrate, module, pixels, args.samples)
     with nullcontext() if samples is None else _resumable(out) as state:
         compiled, report = _report(args, module, samples, scheme, state)
-        _write(out, compiled, report, declined)
+        sources = emit(compiled.module) if args.target == "c" else None
+        _write(out, compiled, report, declined, sources)
     for warning in report.warnings:
         print(f"qvit-compile: warning: {warning}", file=sys.stderr)
     print(report.text(), end="")
+    if sources is not None:
+        print(sources.summary())
 
 
-def _write(out: Path, compiled: Compiled, report: CompileReport, declined: list[Remark]) -> None:
+def _write(
+    out: Path, compiled: Compiled, report: CompileReport, declined: list[Remark], sources: Sources | None
+) -> None:
     """The whole folder, or nothing."""
     from qvit.tools.page.compiled import compiled_page
 
@@ -230,6 +239,9 @@ def _write(out: Path, compiled: Compiled, report: CompileReport, declined: list[
         (folder / "report.json").write_text(report.to_json(), encoding="utf-8")
         (folder / "report.html").write_text(compiled_page(compiled, report, declined), encoding="utf-8")
         (folder / "summary.txt").write_text(report.text(), encoding="utf-8")
+        if sources is not None:
+            (folder / "c").mkdir()
+            sources.write(folder / "c")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -25,7 +25,8 @@ examples:
 DIR holds images alone: RGB for a model of 3 channels, grey for one of 1. FILE.npz has one array for each input, samples
 along its first axis. What does not fill the last batch is filled up with the first samples.
 
-The folder OUT gets model.mlir with model.safetensors, report.json, report.html and summary.txt, all or none of them. It
+The folder OUT gets model.mlir with model.safetensors, report.json, report.html and summary.txt, with --target c also a
+folder c of C11 (model.h, model.c, kernels, model.weights, main.c, Makefile, CMakeLists.txt), all or none of them. It
 must be new, or hold what an earlier run wrote. A run that is interrupted while it calibrates goes on when started again.
 
 Exit status: 0 success; 1 the input or a pass failed, with one line on stderr; 2 wrong usage.
@@ -85,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     add("model", type=Path, help="a .onnx model, float or with QuantizeLinear nodes, or a .mlir file")
     add("-o", "--output", type=Path, required=True, metavar="OUT", help="the folder to write")
     add("--scheme", type=_scheme, default="best", metavar="NAME", help="how to get to integers (default best)")
+    add("--target", choices=("c",), metavar="c", help="also write the program as C, into OUT/c")
     add("--list-schemes", action=_List, nargs=0, help="list the schemes")
 
     samples = arguments.add_argument_group("samples, from which scales are chosen")

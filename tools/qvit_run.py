@@ -12,11 +12,23 @@ EPILOG = """\
 examples:
   qvit-run model.mlir --input image.npy --output logits.npy
   qvit-run model.onnx --input input_image=photo.npy --trace codes/
+  qvit-run compiled/model.mlir --input image.npy --compare interpreter,c
 
 Without --output, the shape, type and range of each result are printed. A compiled model runs from real numbers to real
-numbers: @quantize_inputs, @main, @dequantize_outputs; --function main takes and gives codes.
+numbers: @quantize_inputs, @main, @dequantize_outputs; --function main takes and gives codes. The backend c compiles @main
+with the system's C compiler; the functions around it are interpreted.
 Exit status: 0 success; 1 failure, with one line on stderr; 2 wrong usage.
 """
+
+
+BACKENDS = ("interpreter", "c")
+
+
+def _backends(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if len(names) < 2 or len(set(names)) < len(names) or not set(names) <= set(BACKENDS):
+        raise argparse.ArgumentTypeError(f"expected different backends such as {','.join(BACKENDS)}, found {text!r}")
+    return names
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
     add("model", type=Path, help="a .mlir file or a .onnx model")
     add("--input", action="append", default=[], metavar="[NAME=]FILE", help="an input, by name or in order")
     add("--output", action="append", default=[], metavar="[NAME=]FILE", help="where a result goes, likewise")
-    add("--backend", choices=["interpreter"], default="interpreter")
+    add("--backend", choices=BACKENDS, default="interpreter", help="what runs @main (default interpreter)")
+    add("--compare", type=_backends, metavar="A,B", help="run @main on both; fail at the first tensor that differs")
     add("--function", default="", metavar="NAME", help="run this function of the module alone")
     add("--float32", action="store_true", help="run float operations in float32 instead of float64")
     add("--trace", type=Path, metavar="DIR", help="keep every integer tensor, by the name of its source node")

@@ -7,6 +7,7 @@ from typing import cast
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.func import FuncOp
 from xdsl.ir import Operation
 
 from qvit.backends.interpreter import (
@@ -15,14 +16,15 @@ from qvit.backends.interpreter import (
     find_stages,
     input_names,
     output_names,
-    run_model,
     trace_names,
 )
 from qvit.backends.interpreter import run as run_function
 from qvit.dialects.atomic import replacing
+from qvit.dialects.functions import INTEGER_ONLY, MAIN
 from qvit.dialects.semantics.integers import Array
 from qvit.frontends.errors import did_you_mean
 from qvit.tools.arguments import UsageError
+from qvit.tools.backends import compared, run_c
 from qvit.tools.common import guarded, parse_dims, read_mlir, read_onnx
 from qvit.tools.progress import progress
 
@@ -85,6 +87,10 @@ def _run(args: argparse.Namespace) -> None:
     module = _load(args)
     functions = [find_function(module, args.function)] if args.function else find_stages(module)
     first, last = functions[0], functions[-1]
+    if (args.compare or args.backend == "c") and all(f.sym_name.data != MAIN for f in functions):
+        raise UsageError(f"only @{MAIN} runs in C, and --function asks for @{args.function}")
+    if args.compare and args.trace:
+        raise UsageError("--trace keeps the tensors of one backend: leave --compare out, and name it with --backend")
     files = _assign(args.input, input_names(first), "input")
     missing = [name for name in input_names(first) if name not in files]
     if missing:
@@ -100,12 +106,29 @@ def _run(args: argparse.Namespace) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             _save(path, result)
 
+    def in_order(arrays: dict[str, Array], function: FuncOp) -> list[Array]:
+        """The user's inputs by name; between functions, results in the order of arguments."""
+        return [arrays[name] for name in input_names(first)] if function is first else list(arrays.values())
+
     dtype = np.float32 if args.float32 else np.float64
     with progress("running", total=sum(len(function.body.block.ops) for function in functions)) as step:
-        if args.function:
-            results = run_function(module, inputs, function=args.function, float_dtype=dtype, observe=observe)
-        else:
-            results = run_model(module, inputs, float_dtype=dtype, observe=observe)
+        results = inputs
+        for function in functions:
+            name = function.sym_name.data
+            if args.compare and name == MAIN:
+                results, count = compared(module, in_order(results, function))
+                print(f"{' and '.join(args.compare)}: {count} tensors of @{MAIN} are equal")
+            elif args.backend == "c" and name == MAIN:
+                results = run_c(module, in_order(results, function), observe if args.trace else None)
+            else:
+                results = run_function(
+                    module,
+                    in_order(results, function),
+                    function=name,
+                    float_dtype=dtype,
+                    integers_only=not args.function and INTEGER_ONLY in function.attributes,
+                    observe=observe,
+                )
     for name, array in results.items():
         if name in targets:
             _save(targets[name], array)

@@ -1,0 +1,1 @@
+"""One function for each operation of the dialect: the C statements that compute it."""
