@@ -172,7 +172,7 @@ QK_ATTR static void qk_avx512_divide(int32_t mult, int32_t shift, int32_t zero, 
     const __m512i z = _mm512_set1_epi32(zero), least = _mm512_set1_epi32(lo), most = _mm512_set1_epi32(hi);
     for (size_t i = 0; i < rows; i++, acc += ldacc, y += ldy) {
         int32_t more;
-        const int32_t r = qk_reciprocal(mult, divisors[i], &more);
+        const int32_t r = qk_over(mult, divisors[i], &more);
         const int32_t s = shift + more;
         if (s < 33 || s > 62) {
             qk_portable_divide(mult, shift, zero, lo, hi, 1, n, acc, ldacc, divisors + i, y, ldy);

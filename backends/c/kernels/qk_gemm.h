@@ -119,7 +119,7 @@ static inline size_t qk_size(qk_type type)
 }
 
 /* mult / divisor = result / 2^more, towards 0: qvit.dialects.semantics.quantization.reciprocal. divisor > 0 */
-static inline int32_t qk_reciprocal(int32_t mult, int32_t divisor, int32_t *more)
+static inline int32_t qk_over(int32_t mult, int32_t divisor, int32_t *more)
 {
     const int32_t k = qk_bits((uint64_t)divisor) - 1;
     const uint64_t size = (uint64_t)(mult < 0 ? -(int64_t)mult : mult);
@@ -196,7 +196,7 @@ QK_UNUSED static void qk_transpose_s16(size_t rows, size_t columns, const int16_
 /* ---- variants ---- */
 
 /* 2^15 / sqrt((2 i + 65) / 64): where Newton's iteration starts, qvit.dialects.approximations.ln */
-static const uint16_t qk_rsqrt_starts[96] = {
+static const uint16_t qk_starts[96] = {
     32514, 32025, 31558, 31110, 30681, 30269, 29874, 29493, 29127, 28774, 28433, 28104,
     27787, 27480, 27183, 26895, 26616, 26346, 26084, 25829, 25582, 25342, 25108, 24881,
     24660, 24445, 24235, 24030, 23831, 23636, 23446, 23261, 23080, 22903, 22730, 22561,
@@ -208,9 +208,9 @@ static const uint16_t qk_rsqrt_starts[96] = {
 };
 
 /* 2^45 / sqrt(w), w in 2^30 .. 2^32 - 1 */
-static inline int64_t qk_rsqrt(uint64_t w)
+static inline int64_t qk_root(uint64_t w)
 {
-    int64_t y = (int64_t)qk_rsqrt_starts[(w >> 25) - 32] << 15;
+    int64_t y = (int64_t)qk_starts[(w >> 25) - 32] << 15;
     for (int i = 0; i < 2; i++) y = (y * (((int64_t)3 << 29) - ((((y * y) >> 29) * (int64_t)w) >> 32))) >> 30;
     return y;
 }
@@ -221,7 +221,7 @@ static inline void qk_ln_root(const qk_ln *f, int64_t sum, int64_t squares, int6
     int64_t variance = f->channels * squares - sum * sum + f->epsilon;
     variance = variance > 1 ? variance : 1;
     const int32_t half = (int32_t)qk_floor_shift(qk_bits((uint64_t)variance) - 31, 1);
-    *root = qk_rsqrt((uint64_t)(half > 0 ? variance >> (2 * half) : variance << (-2 * half)));
+    *root = qk_root((uint64_t)(half > 0 ? variance >> (2 * half) : variance << (-2 * half)));
     *shift = 45 - 24 + half;
 }
 

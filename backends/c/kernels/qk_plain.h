@@ -239,7 +239,7 @@ QK_ATTR static void QK_FN(divide)(int32_t mult, int32_t shift, int32_t zero, int
 {
     for (size_t i = 0; i < rows; i++, acc += ldacc, y += ldy) {
         int32_t more;
-        const int64_t r = qk_reciprocal(mult, divisors[i], &more);
+        const int64_t r = qk_over(mult, divisors[i], &more);
         const int32_t s = shift + more;
         /* |acc r| < 2^62: by 2^63 and more all of it rounds to 0, but -2^62 / 2^63 = -1/2 rounds up to 0 too */
         for (size_t j = 0; j < n; j++)
