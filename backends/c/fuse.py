@@ -17,6 +17,7 @@ from xdsl.ir import Operation, SSAValue
 from qvit.backends.c import packing
 from qvit.backends.c.emitters.quantization import factor, whole
 from qvit.backends.c.loops import row_major
+from qvit.backends.c.plan import aligned
 from qvit.backends.c.step import CompileError, Context, Step, literal, size_of, type_of
 from qvit.dialects.approximations import Ln, Quad, Sm8Late, Table
 from qvit.dialects.approximations.base import RangeError, look_up
@@ -30,8 +31,6 @@ from qvit.dialects.types import shape_of
 
 HEADERS = ("qk_gemm.h",)
 I16, I32 = IntType(16), IntType(32)
-_WORK = 64
-"""Scratch is a multiple of it."""
 
 
 def fuse(ctx: Context, function: FuncOp) -> tuple[Mapping[Operation, Step], set[Operation]]:
@@ -218,9 +217,9 @@ def _layer(
     )
 
 
-def _scratch(k: int) -> int:
+def linear_scratch(k: int) -> int:
     """qk_linear_scratch."""
-    return 16 * 64 * 6 + -(-16 * (k + 4) // _WORK) * _WORK
+    return 16 * 64 * 6 + aligned(16 * (k + 4))
 
 
 def linear(ctx: Context, op: Operation) -> Step | None:
@@ -257,15 +256,11 @@ def linear(ctx: Context, op: Operation) -> Step | None:
         return None
     n, k = weight.shape
     rows = prod(shape[:-1])
-    work, x, before = _scratch(k), "x", ""
+    work, x, before = linear_scratch(k), "x", ""
     if held.signed:
-        before, x, work = _unsigned(rows * k, work), "rows", work + aligned_size(rows * k)
+        before, x, work = _unsigned(rows * k, work), "rows", work + aligned(rows * k)
     body = f"{layer.declaration}{before}{layer.kernel}(&layer, {rows}, {x}, {k}, y, {n}, scratch);"
     return Step(tuple(ops), {"x": product.input}, {"y": op.results[0]}, body, layer.constants, work, HEADERS)
-
-
-def aligned_size(size: int) -> int:
-    return -(-size // _WORK) * _WORK
 
 
 def _unsigned(size: int, at: int) -> str:
@@ -295,8 +290,8 @@ def patches(ctx: Context, op: Operation) -> Step | None:
     (batch, channels, height, width), (outputs, _, kh, kw) = shape_of(product.input), weight.shape
     high, wide = shape_of(product.result)[2:]
     k, places = channels * kh * kw, high * wide
-    work = _scratch(k)
-    turned = work + aligned_size(places * k)
+    work = linear_scratch(k)
+    turned = work + aligned(places * k)
     numbers = (channels, height, width, kh, kw, *product.strides.get_values(), *product.dilations.get_values())
     shape = ", ".join(map(str, (*numbers, *padding[:2], high, wide)))
     planes = f"(const uint8_t *)x + b * {channels * height * width}"
@@ -308,7 +303,7 @@ for (size_t b = 0; b < {batch}; ++b) {{
     qk_linear_s16(&layer, {places}, rows, {k}, codes, {outputs}, scratch);
     qk_transpose_s16({places}, {outputs}, codes, {outputs}, y + b * {places * outputs}, {places});
 }}"""
-    scratch = turned + aligned_size(2 * places * outputs)
+    scratch = turned + aligned(2 * places * outputs)
     return Step((product, op), {"x": product.input}, {"y": op.result}, body, layer.constants, scratch, HEADERS)
 
 
@@ -448,16 +443,16 @@ for (size_t b = 0; b < {batch}; ++b) {{
         {"y": op.results[0]},
         body,
         {"weights": weights},
-        _attention_scratch(keys, depth, width),
+        attention_scratch(keys, depth, width),
         HEADERS,
     )
 
 
-def _attention_scratch(keys: int, depth: int, width: int) -> int:
+def attention_scratch(keys: int, depth: int, width: int) -> int:
     """qk_attention_scratch."""
     columns, k4, outputs = -(-keys // 64) * 64, -(-depth // 4) * 4, -(-width // 64) * 64
-    rows = 36 * (aligned_size(k4) + 3 * columns + 4 * outputs)
-    return columns * k4 + 12 * columns + outputs * columns + 4 * outputs + rows + 256 + _scratch(max(columns, k4))
+    rows = 36 * (aligned(k4) + 3 * columns + 4 * outputs)
+    return columns * k4 + 12 * columns + outputs * columns + 4 * outputs + rows + 256 + linear_scratch(max(columns, k4))
 
 
 # --- one operation ---
