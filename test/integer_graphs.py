@@ -60,6 +60,7 @@ class Builder:
     """Grows a graph: every step adds an operation on tensors that are there already."""
 
     rng: np.random.Generator
+    forms: Sequence[str] = ("dyadic", "pot", "real")
     block: Block = field(default_factory=Block)
     pool: list[SSAValue] = field(default_factory=list[SSAValue])
 
@@ -106,7 +107,7 @@ class Builder:
         return self.rng.integers(low, high, length, endpoint=True)
 
     def form(self, length: int | None) -> Any:
-        match self.one("dyadic", "pot", "real"):
+        match self.one(*self.forms):
             case "dyadic":
                 return DyadicAttr.of(self.numbers(-(2**31) + 1, 2**31 - 1, length), self.numbers(20, 45, None))
             case "pot":
@@ -307,13 +308,18 @@ STEPS: tuple[Callable[[Builder], None], ...] = (
 )
 
 
-def integer_graph(rng: np.random.Generator, steps: int = 8) -> ModuleOp:
-    """A module with one function @main, which returns every tensor that it makes."""
-    builder = Builder(rng)
+def integer_graph(
+    rng: np.random.Generator, steps: int = 8, forms: Sequence[str] = Builder.forms, every: bool = True
+) -> ModuleOp:
+    """A module with one function @main, which returns every tensor that it makes, or only those that nothing takes.
+
+    forms: of requantize's factors.
+    """
+    builder = Builder(rng, forms)
     builder.fresh(builder.one((3,), (2, 3), (2, 3, 4)))
     for _ in range(steps):
         builder.one(*STEPS)(builder)
-    results = [result for op in builder.block.ops for result in op.results]
+    results = [r for op in builder.block.ops for r in op.results if every or not r.uses.get_length()]
     builder.block.add_op(ReturnOp(*results))
     type = FunctionType.from_lists([a.type for a in builder.block.args], [r.type for r in results])
     module = ModuleOp([FuncOp("main", type, Region(builder.block))])

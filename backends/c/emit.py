@@ -29,6 +29,7 @@ class Sources:
     -DQVIT_TRACE shows, in that order."""
 
     program: Program
+    buffers: Sequence[Buffer]
     plan: Plan
     texts: Mapping[str, str]
     weights: bytes
@@ -66,7 +67,7 @@ def emit(module: ModuleOp, order: ByteOrder = "little", fused: bool = True) -> S
         },
     }
     traced = [v for step in writer.program.steps for v in step.results.values() if isinstance(v, OpResult)]
-    return Sources(writer.program, writer.plan, texts, writer.blob.data(order), traced)
+    return Sources(writer.program, writer.buffers, writer.plan, texts, writer.blob.data(order), traced)
 
 
 def _kernels(names: Sequence[str]) -> dict[str, str]:
@@ -84,7 +85,7 @@ Key = SSAValue | tuple[int, str]
 """A buffer or constant: a tensor of the program, or something of a step by its number and the parameter's name."""
 
 
-def _plan(program: Program, blob: Blob) -> Plan:
+def _buffers(program: Program, blob: Blob) -> list[Buffer]:
     """The memory of what steps make, but for results of the program, which lie where the caller wants them."""
     outside = _outputs(program).keys() | {port.value for port in program.inputs} | program.constants.keys()
     first: dict[SSAValue, int] = {}
@@ -96,10 +97,7 @@ def _plan(program: Program, blob: Blob) -> Plan:
         for value in step.operands.values():
             last[program.home(value)] = i
         buffers += [Buffer((i, name), size, i, i) for name, size in _private(program, blob, step)]
-    for port in program.outputs:  # copied out at the end, where a result of the program stands for two
-        last[program.home(port.value)] = len(program.steps)
-    buffers += [Buffer(v, bytes_of(v), i, last[v]) for v, i in first.items() if v not in outside]
-    return place(buffers)
+    return [*buffers, *(Buffer(v, bytes_of(v), i, last[v]) for v, i in first.items() if v not in outside)]
 
 
 def _private(program: Program, blob: Blob, step: Step) -> Iterator[tuple[str, int]]:
@@ -129,7 +127,8 @@ class _Writer:
     def __init__(self, program: Program, module: ModuleOp) -> None:
         self.program, self.module = program, module
         self.blob = blob_of(dict(self._constants()))
-        self.plan = _plan(program, self.blob)
+        self.buffers = _buffers(program, self.blob)
+        self.plan = place(self.buffers)
         self.outputs = _outputs(program)
         self.inputs = {port.value: k for k, port in enumerate(program.inputs)}
         self.headers = list(dict.fromkeys(["qk_base.h", *(h for step in program.steps for h in step.headers)]))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from xdsl.ir import SSAValue
 
-from qvit.backends.c.emitters.products import wrapping
+from qvit.backends.c.emitters.products import Wrapping
 from qvit.backends.c.loops import Access, At, broadcast, dense, nest
 from qvit.backends.c.step import Context, Step, c_type, literal, type_of
 from qvit.dialects.ops.elementwise import AddOp, ClipOp, CompareOp, MulOp, SelectOp, SubOp
@@ -17,12 +17,11 @@ _RELATIONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">
 
 def arithmetic(_: Context, op: AddOp | SubOp | MulOp) -> Step:
     """Modulo the size of the result, so what fits is exact."""
-    signed = wrapping(type_of(op.result))[1]
-    modulo = signed.replace("_i", "_u")
+    sums = Wrapping.of(type_of(op.result))
 
     def body(at: At) -> str:
-        a, b = f"{modulo}(a[{at['a']}])", f"{modulo}(b[{at['b']}])"
-        return f"y[{at['y']}] = {signed}({a} {_SIGNS[type(op)]} {b});"
+        a, b = f"{sums.to}(a[{at['a']}])", f"{sums.to}(b[{at['b']}])"
+        return f"y[{at['y']}] = {sums.back}({a} {_SIGNS[type(op)]} {b});"
 
     return _elementwise(op, {"a": op.lhs, "b": op.rhs}, op.result, body)
 
@@ -69,19 +68,19 @@ def _elementwise(
 
 def reduce_sum(_: Context, op: ReduceSumOp) -> Step:
     """Sums modulo the size of the result, so what fits is exact."""
-    unsigned, signed = wrapping(type_of(op.result))
+    sums = Wrapping.of(type_of(op.result))
     shape, axes = shape_of(op.input), op.axes.get_values()
     kept, summed = _split(shape, axes)
     inner = nest(
         [shape[i] for i in summed],
         {"x": Access(tuple(dense(shape).strides[i] for i in summed))},
-        lambda at: f"sum += {signed.replace('_i', '_u')}(from[{at['x']}]);",
+        lambda at: f"sum += {sums.to}(from[{at['x']}]);",
         "k",
     )
 
     def body(at: At) -> str:
         start = f"const {c_type(type_of(op.input))} *from = x + {at['x']};\n" if inner else ""
-        return f"{start}{unsigned} sum = 0;\n{inner}\ny[{at['y']}] = {signed}(sum);"
+        return f"{start}{sums.type} sum = 0;\n{inner}\ny[{at['y']}] = {sums.back}(sum);"
 
     return Step((op,), {"x": op.input}, {"y": op.result}, _outer(shape, kept, body))
 

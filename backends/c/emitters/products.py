@@ -4,6 +4,8 @@ Sums are exact: where a proof from the constants at hand is missing, they are ke
 fits the result is right, whatever its parts are.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from xdsl.ir import SSAValue
 
@@ -15,9 +17,18 @@ from qvit.dialects.semantics.integers import Array, Int64, IntType, magnitude, w
 from qvit.dialects.types import shape_of
 
 
-def wrapping(result: IntType) -> tuple[str, str]:
-    """(the unsigned C type in which sums wrap, the function that makes them signed again)."""
-    return ("uint64_t", "qk_i64") if result.bits > 32 else ("uint32_t", "qk_i32")
+@dataclass(frozen=True)
+class Wrapping:
+    """How C adds up modulo the size of a result: the unsigned type of sums, and the functions to it and back."""
+
+    type: str
+    to: str
+    back: str
+
+    @staticmethod
+    def of(result: IntType) -> "Wrapping":
+        bits = 64 if result.bits > 32 else 32
+        return Wrapping(f"uint{bits}_t", f"qk_u{bits}", f"qk_i{bits}")
 
 
 def zero_term(zero: Array, name: str, index: str) -> tuple[str, dict[str, Array]]:
@@ -38,12 +49,11 @@ def limit(value: SSAValue, zero: Array) -> int:
     return max(-held.lo, held.hi) + magnitude(zero)
 
 
-def centred(value: SSAValue, x: str, zero: Array, term: str, to: IntType) -> str:
-    """x - zero in the unsigned type in which the sums of `to` wrap; exact modulo its size."""
-    unsigned, _ = wrapping(to)
+def centred(value: SSAValue, x: str, zero: Array, term: str, sums: Wrapping) -> str:
+    """x - zero for sums that wrap; exact modulo their size."""
     if limit(value, zero) < 1 << 31:
-        return f"({unsigned}){less(x, term)}"
-    return f"({unsigned}){x}" if term == "0" else f"(({unsigned}){x} - ({unsigned}){term})"
+        return f"{sums.to}({less(x, term).removeprefix('(').removesuffix(')')})"
+    return f"{sums.to}({x})" if term == "0" else f"({sums.to}({x}) - {sums.to}({term}))"
 
 
 def linear(ctx: Context, op: LinearOp) -> Step:
@@ -62,12 +72,12 @@ def linear(ctx: Context, op: LinearOp) -> Step:
     term, constants = zero_term(zw, "zw", "n")
     if op.bias is not None:
         operands["b"] = op.bias
-    unsigned, signed = wrapping(result)
-    start = f"({unsigned})b[n]" if op.bias is not None else "0"
-    left = centred(op.input, "x[k]", zx, literal(int(zx)), result)
-    right = centred(op.weight, "w[k]", zw, term, result)
+    sums = Wrapping.of(result)
+    start = f"{sums.to}(b[n])" if op.bias is not None else "0"
+    left = centred(op.input, "x[k]", zx, literal(int(zx)), sums)
+    right = centred(op.weight, "w[k]", zw, term, sums)
     dot = loop("k", inputs, f"sum += {left} * {right};")
-    body = f"{unsigned} sum = {start};\n{dot}\ny[n] = {signed}(sum);"
+    body = f"{sums.type} sum = {start};\n{dot}\ny[n] = {sums.back}(sum);"
     return Step((op,), operands, {"y": op.result}, _rows(rows, outputs, inputs, body), constants)
 
 
@@ -94,13 +104,13 @@ def _rows(rows: int, outputs: int, inputs: int, body: str) -> str:
 
 def matmul(ctx: Context, op: MatmulOp) -> Step:
     zero = ctx.zero_point(op.lhs_zero_point)
-    factor = centred(op.lhs, "a[{a}]", zero, literal(int(zero)), type_of(op.result))
+    factor = centred(op.lhs, "a[{a}]", zero, literal(int(zero)), Wrapping.of(type_of(op.result)))
     return _matmul(ctx, op, op.lhs, op.rhs, op.rhs_zero_point, factor)
 
 
 def shift_matmul(ctx: Context, op: ShiftMatmulOp) -> Step:
-    unsigned, _ = wrapping(type_of(op.result))
-    factor = f"({unsigned})(a[{{a}}] > 15 ? 0 : 32768 >> a[{{a}}])"
+    sums = Wrapping.of(type_of(op.result))
+    factor = f"{sums.to}(a[{{a}}] > 15 ? 0 : 32768 >> a[{{a}}])"
     return _matmul(ctx, op, op.lhs, op.rhs, op.rhs_zero_point, factor)
 
 
@@ -117,9 +127,9 @@ def _matmul(
     (*batch, rows, columns), depth = shape, shape_of(lhs)[-1]
     zero = ctx.zero_point(rhs_zero_point)
     term, constants = zero_term(zero, "zb", "n")
-    unsigned, signed = wrapping(result)
-    b = centred(rhs, "row[n]", zero, term, result)
-    product = loop("n", columns, f"to[n] = {signed}(({unsigned})to[n] + factor * {b});")
+    sums = Wrapping.of(result)
+    b = centred(rhs, "row[n]", zero, term, sums)
+    product = loop("n", columns, f"to[n] = {sums.back}({sums.to}(to[n]) + factor * {b});")
     left = broadcast(shape_of(lhs)[:-2], batch)
     right = broadcast(shape_of(rhs)[:-2], batch)
     accesses = {
@@ -133,7 +143,7 @@ def _matmul(
         accesses,
         lambda at: (
             f"const {types['b']} *row = b + {at['b']};\n{types['y']} *to = y + {at['y']};\n"
-            f"const {unsigned} factor = {factor.format(a=at['a'])};\n{product}"
+            f"const {sums.type} factor = {factor.format(a=at['a'])};\n{product}"
         ),
     )
     size = int(np.prod(shape, dtype=np.int64))
@@ -152,10 +162,10 @@ def conv2d(ctx: Context, op: Conv2dOp) -> Step:
     operands = {"x": op.input, "w": op.weight}
     if op.bias is not None:
         operands["b"] = op.bias
-    unsigned, signed = wrapping(result)
+    sums = Wrapping.of(result)
     term, constants = zero_term(zw, "zw", "o")
-    x = centred(op.input, f"x[plane + row * {width} + column]", zx, literal(int(zx)), result)
-    w = centred(op.weight, f"w[((o * {depth} + c) * {kernel_h} + p) * {kernel_w} + q]", zw, term, result)
+    x = centred(op.input, f"x[plane + row * {width} + column]", zx, literal(int(zx)), sums)
+    w = centred(op.weight, f"w[((o * {depth} + c) * {kernel_h} + p) * {kernel_w} + q]", zw, term, sums)
     # a pixel above or left of the image has a number that wraps to a large one
     inner = loop(
         "q",
@@ -167,9 +177,9 @@ def conv2d(ctx: Context, op: Conv2dOp) -> Step:
     )
     first = f"(n * {channels} + o / {outputs // groups} * {depth} + c) * {height * width}"
     planes = loop("c", depth, f"const size_t plane = {first};\n{rows}")
-    start = f"({unsigned})b[o]" if op.bias is not None else "0"
+    start = f"{sums.to}(b[o])" if op.bias is not None else "0"
     target = f"y[((n * {outputs} + o) * {out_h} + i) * {out_w} + j]"
-    body = f"{unsigned} sum = {start};\n{planes}\n{target} = {signed}(sum);"
+    body = f"{sums.type} sum = {start};\n{planes}\n{target} = {sums.back}(sum);"
     for name, size in (("j", out_w), ("i", out_h), ("o", outputs), ("n", batch)):
         body = loop(name, size, body)
     return Step((op,), operands, {"y": op.result}, body, constants)
