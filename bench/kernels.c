@@ -50,7 +50,7 @@ __attribute__((noinline, target("avx512f,avx512vnni"))) static double vnni(void)
 
 static double peak(void)
 {
-    return __builtin_cpu_supports("avx512vnni") ? vnni() : 0;
+    return qk_x86_level() == 2 ? vnni() : 0;
 }
 #else
 static double peak(void)

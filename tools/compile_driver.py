@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.utils.exceptions import DiagnosticException
 
@@ -32,7 +33,7 @@ from qvit.transforms.pipelines import SCHEMES, Scheme
 from qvit.transforms.ptq.scheme import read_overrides
 from qvit.transforms.ptq.sites import Role
 
-FILES = ("model.mlir", "model.safetensors", "report.json", "report.html", "summary.txt")
+FILES = ("model.mlir", "model.safetensors", "report.json", "report.html", "summary.txt", "statistics.npz")
 TARGETS = ("c",)
 STATE = ".calibration.npz"
 
@@ -179,8 +180,11 @@ def _compiled(
             if done == len(samples):
                 step.what = "compiling"
 
+        def search(done: int, total: int) -> None:
+            step.what = f"choosing bits, {done} of {total}"
+
         key = _key(module, samples, _settings(args), scheme)
-        return compile_model(module, samples, scheme, **options, state=state, key=key, progress=count)
+        return compile_model(module, samples, scheme, **options, state=state, key=key, progress=count, searching=search)
 
 
 def _report(
@@ -239,6 +243,8 @@ def _write(
         (folder / "report.json").write_text(report.to_json(), encoding="utf-8")
         (folder / "report.html").write_text(compiled_page(compiled, report, declined), encoding="utf-8")
         (folder / "summary.txt").write_text(report.text(), encoding="utf-8")
+        if compiled.largest:
+            np.savez(folder / "statistics.npz", **dict(compiled.largest))  # pyright: ignore[reportArgumentType]
         if sources is not None:
             (folder / "c").mkdir()
             sources.write(folder / "c")

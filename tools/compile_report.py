@@ -28,9 +28,10 @@ from qvit.transforms.integerize import IntegerReport
 from qvit.transforms.lower_requant import Report as RequantReport
 from qvit.transforms.pipelines import Scheme
 from qvit.transforms.ptq.approximate import LayerChoice
-from qvit.transforms.ptq.insert import TensorChoice, WeightChoice
+from qvit.transforms.ptq.insert import MixedChoice, TensorChoice, WeightChoice
 from qvit.transforms.range_analysis import RangeReport
 from qvit.transforms.ranges.interval import Quantity
+from qvit.transforms.statistics import operation_kinds
 
 NO_ERROR = 300.0
 """The SQNR of what has no error at all, in dB: far above what 64-bit floats can tell."""
@@ -62,7 +63,7 @@ class TensorLine:
 
 @dataclass(frozen=True)
 class WeightLine:
-    """The weights of a layer. octaves: the least and the most that their scales moved; errors: see WeightChoice."""
+    """The weights of a layer. octaves: the least and the most that their scales moved; errors, away: see WeightChoice."""
 
     src: str
     bits: int
@@ -71,6 +72,7 @@ class WeightLine:
     octaves: tuple[float, float] | None
     nearest_error: float
     error: float
+    away: int
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ class CompileReport:
     outputs: Mapping[str, float | None]
     tensors: list[TensorLine]
     weights: list[WeightLine]
+    mixed: MixedChoice | None
     approximations: Mapping[str, str]
     candidates: list[LayerChoice]
     left: list[Remark]
@@ -149,10 +152,27 @@ class CompileReport:
             lines.append(("accumulators", f"at most {widest.bits} bits of {widest.type}, at {widest.src}"))
         sizes = self.sizes
         lines.append(("weights", f"{size(sizes.float)} in float, {size(sizes.integer)} in integers"))
+        lines += self._powers()
         lines += [("output", f"{name}: {decibel(sqnr)} against float") for name, sqnr in self.outputs.items()]
         lines += [("least SQNR", f"{decibel(line.sqnr)} at {line.src} ({line.role})") for line in self.worst[:3]]
         lines += [("warning", text) for text in self.warnings]
         return "".join(f"{title:<15} {text}\n" for title, text in lines)
+
+    def _powers(self) -> list[tuple[str, str]]:
+        """What was chosen for weights whose scales are powers of two, and which of them got more bits."""
+        lines: list[tuple[str, str]] = []
+        adaptive = [line for line in self.weights if line.nearest_error]
+        if adaptive:
+            away, scales = (sum(getattr(line, name) for line in adaptive) for name in ("away", "channels"))
+            error, nearest = (sum(getattr(line, name) for line in adaptive) for name in ("error", "nearest_error"))
+            text = f"{away} of {scales} scales are not the nearest: output error {error / nearest:.1%} of theirs"
+            lines.append(("powers of two", text))
+        if self.mixed is not None:
+            bits = counted([f"{layer.bits} bits" for layer in self.mixed.layers])
+            lines.append(
+                ("mixed precision", f"{bits}; {self.mixed.cost:.3f} of the narrow cost, at most {self.mixed.budget:g}")
+            )
+        return lines
 
 
 def counted(names: Iterable[str]) -> str:
@@ -290,7 +310,9 @@ def _tensor_line(
 def _weight_line(choice: WeightChoice) -> WeightLine:
     octaves = (min(choice.octaves), max(choice.octaves)) if choice.octaves else None
     numbers = (_limited(choice.sqnr), octaves)
-    return WeightLine(choice.src, choice.bits, choice.channels, *numbers, choice.nearest_error, choice.error)
+    return WeightLine(
+        choice.src, choice.bits, choice.channels, *numbers, choice.nearest_error, choice.error, choice.away
+    )
 
 
 def _candidates(choices: object) -> list[LayerChoice]:
@@ -359,7 +381,6 @@ def compile_report(
     assert isinstance(integer, IntegerReport)
     assert isinstance(ranges, RangeReport)
     assert isinstance(requant, RequantReport)
-    kinds = Counter(op.name.removeprefix("qvit.") for op in find_function(compiled.module).body.walk())
     return CompileReport(
         "qvit-compile",
         version,
@@ -374,11 +395,12 @@ def compile_report(
         outputs,
         tensor_lines(compiled, found, measured),
         [_weight_line(choice) for choice in compiled.choices.weights],
+        compiled.choices.mixed,
         integer.approximations,
         _candidates(compiled.reports.get("choices")),
         integer.left,
         [q for q in ranges.quantities if q.what == "accumulator"],
         {key: requant.count(key) for key in ("form", "exactness")},
-        dict(kinds.most_common()),
+        dict(operation_kinds(find_function(compiled.module))),
         Sizes(floats, *_integer_sizes(compiled.module)),
     )

@@ -10,15 +10,20 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation, SSAValue
 
 from qvit.backends.interpreter import find_function, input_names, run
+from qvit.dialects.ops.nonlinear import LayerNormOp
 from qvit.dialects.provenance import describe
 from qvit.dialects.semantics.integers import Array
 from qvit.dialects.weights import Weights
 from qvit.transforms.pipelines import Scheme, run_scheme
 from qvit.transforms.ptq.calibrate import Calibration, calibrate
 from qvit.transforms.ptq.insert import Choices, insert
+from qvit.transforms.ptq.mixed import Progress, choose_bits
 from qvit.transforms.ptq.prepare import prepare
 from qvit.transforms.ptq.scheme import Quantization
 from qvit.transforms.ptq.smoothing import centre_keys, smooth
+
+FITNESS_BATCHES = 2
+"""On so many of the calibration batches choices of bits are judged; each is run some two hundred times."""
 
 Samples = Sequence[Mapping[str, Array]]
 """Inputs of the model by name, one batch each."""
@@ -28,23 +33,25 @@ Samples = Sequence[Mapping[str, Array]]
 class Quantized:
     """What was chosen for a module; rows: some of each tensor, by the source node that makes it; reference: a copy of the
     float module that all of it is about: equal to the model over the reals, with projections split, factors in weights and
-    ranges moved."""
+    ranges moved; largest: the largest |result| of each channel of each layer normalisation in the model itself."""
 
     choices: Choices = field(default_factory=Choices)
     rows: Mapping[str, Array] = field(default_factory=dict[str, Array])
     reference: ModuleOp | None = None
+    largest: Mapping[str, Array] = field(default_factory=dict[str, Array])
 
 
 @dataclass(frozen=True)
 class Compiled:
     """choices: of scales and zero points; reports: of the passes, by name; quantized: the module in between, which
-    computes in float with quantize and dequantize operations; reference: see `Quantized`, none without samples."""
+    computes in float with quantize and dequantize operations; reference, largest: see `Quantized`, none without samples."""
 
     module: ModuleOp
     quantized: ModuleOp
     choices: Choices
     reports: Mapping[str, object]
     reference: ModuleOp | None = None
+    largest: Mapping[str, Array] = field(default_factory=dict[str, Array])
 
 
 def _execute(module: ModuleOp, inputs: Mapping[str, Array], observe: Callable[[Operation, Array], None]) -> None:
@@ -66,12 +73,18 @@ def quantize(
     state: Path | None = None,
     key: str = "",
     progress: Callable[[int], None] = lambda done: None,
+    searching: Progress = lambda done, total: None,
 ) -> Quantized:
-    """Quantize a float module in place, with scales from samples. state, key: see `Calibration`."""
+    """Quantize a float module in place, with scales from samples. state, key: see `Calibration`; searching: see `choose_bits`."""
     prepare(module)
     function = find_function(module)
     calibration = Calibration(function, gram=quantization.needs_gram, seed=seed, state=state, key=key)
     seen = dict(calibrate(module, function, samples, _execute, input_names(function), calibration, progress))
+    largest = {
+        describe(value): np.maximum(np.abs(statistics.channel_low), np.abs(statistics.channel_high))
+        for value, statistics in seen.items()
+        if isinstance(value.owner, LayerNormOp)
+    }
     weights = Weights(module)
     if quantization.smoothing:
         smooth(function, quantization.smoothing, quantization.smooth_to_powers, seen, weights)
@@ -79,7 +92,18 @@ def quantize(
         centre_keys(function, seen, weights)
     rows = {_made_by(value): statistics.sample_rows for value, statistics in seen.items()}
     reference = module.clone()
-    return Quantized(insert(module, function, quantization, seen), rows, reference)
+    chosen, mixed = None, None
+    if quantization.mixed is not None:
+        judged = samples[:FITNESS_BATCHES]
+
+        def outputs(candidate: ModuleOp) -> list[Array]:
+            runs = [run(candidate, inputs, float_dtype=np.float32) for inputs in judged]
+            return [np.concatenate(parts) for parts in zip(*(r.values() for r in runs), strict=True)]
+
+        chosen, mixed = choose_bits(module, function, quantization, seen, outputs, seed, searching)
+    choices = insert(module, function, quantization, seen, chosen)
+    choices.mixed = mixed
+    return Quantized(choices, rows, reference, largest)
 
 
 def compile_model(
@@ -93,6 +117,7 @@ def compile_model(
     state: Path | None = None,
     key: str = "",
     progress: Callable[[int], None] = lambda done: None,
+    searching: Progress = lambda done, total: None,
 ) -> Compiled:
     """A module with integers alone in @main, from a float one, which is changed in place.
 
@@ -101,11 +126,17 @@ def compile_model(
     """
     made = Quantized()
     if samples:
-        options: dict[str, Any] = {"seed": seed, "state": state, "key": key, "progress": progress}
+        options: dict[str, Any] = {
+            "seed": seed,
+            "state": state,
+            "key": key,
+            "progress": progress,
+            "searching": searching,
+        }
         made = quantize(module, samples, scheme.quantization, **options)
     quantized = module.clone()
     reports = run_scheme(module, scheme, published=published, unchecked=unchecked, rows=made.rows.get)
-    return Compiled(module, quantized, made.choices, reports, made.reference)
+    return Compiled(module, quantized, made.choices, reports, made.reference, made.largest)
 
 
 def with_quantization(scheme: Scheme, **changes: object) -> Scheme:

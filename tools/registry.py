@@ -8,6 +8,9 @@ SCHEMES: dict[str, str] = {
     "best": "Our own functions: late division of attention, tables, exact normalisation; one rounding for each step.",
     "i-vit": "I-ViT: Shiftmax, ShiftGELU, I-LayerNorm, dyadic requantization; symmetric throughout, residual stream of 16 bits.",
     "i-bert": "I-BERT: polynomial exponential and GELU, exact integer square root, dyadic requantization; symmetric throughout.",
+    "fq-vit": "FQ-ViT: attention of 4 bits, products of shifts; normalisation with powers of two for channels; unsigned activations.",
+    "p2-vit": "P2-ViT: every scale a power of two, so that requantization is a shift; attention of 4 bits, products of shifts.",
+    "p2-vit-mixed": "P2-ViT with weights of 4 bits a channel, and of 8 bits in the layers that a search on the samples chooses.",
     "iptq-vit": "IPTQ-ViT: for each operation the shift-based or polynomial approximation that loses least on the samples.",
 }
 """The schemes of transforms/pipelines.py, each a pass, and their summaries."""
@@ -27,6 +30,16 @@ PASSES: dict[str, tuple[str, str, str]] = {
         "qvit.transforms.lower_requant",
         "LowerRequantPass",
         "Give requantize and add_requant integers in the place of real factors, and prove how exact that is.",
+    ),
+    "fuse-pot": (
+        "qvit.transforms.fuse_pot",
+        "FusePotPass",
+        "Round every scale to a power of two, so that every requantize becomes a shift; say what that costs.",
+    ),
+    "smooth-pot": (
+        "qvit.transforms.smooth_pot",
+        "SmoothPotPass",
+        "Fold powers of two into gamma and beta of layer normalisations and the weights behind them, so that channels are alike.",
     ),
     "verify-integer-only": (
         "qvit.transforms.verify_integer_only",

@@ -26,12 +26,13 @@ from xdsl.transforms.common_subexpression_elimination import CommonSubexpression
 from xdsl.utils.exceptions import DiagnosticException
 
 from qvit.dialects.semantics.integers import Rounding
+from qvit.dialects.semantics.pot import Exponent
 from qvit.transforms.delay_dequant import DelayDequantPass
 from qvit.transforms.integerize import IntegerizePass, IntegerReport
 from qvit.transforms.lower_requant import LowerRequantPass
 from qvit.transforms.ptq.approximate import Rows, choose_approximations
-from qvit.transforms.ptq.observers import Observer, Quantizer
-from qvit.transforms.ptq.scheme import Quantization, all_roles
+from qvit.transforms.ptq.observers import ADAPTIVE, Observer, Quantizer
+from qvit.transforms.ptq.scheme import Mixed, Quantization, all_roles
 from qvit.transforms.ptq.weights import WeightQuantizer
 from qvit.transforms.range_analysis import RangeAnalysisPass
 from qvit.transforms.verify_integer_only import VerifyIntegerOnlyPass
@@ -178,7 +179,66 @@ IPTQ_VIT = _scheme(
     published={"softmax": "bit-softmax-published"},
 )
 
-SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (BEST, I_VIT, I_BERT, IPTQ_VIT)}
+_POWER = Quantizer(8, symmetric=True, power_of_two=ADAPTIVE)
+"""By the squared error of the samples' codes."""
+
+P2_VIT = _scheme(
+    "p2-vit",
+    "P2-ViT: every scale a power of two, so that requantization is a shift; attention of 4 bits, products of shifts.",
+    Quantization(
+        all_roles(
+            _POWER,
+            replace(WIDE, power_of_two=Exponent.CEIL),
+            probabilities=None,  # powers of two themselves, which the product behind shifts by
+            scores=_POWER,
+            function=_POWER,
+        ),
+        WeightQuantizer(8, per_channel=False, power_of_two=ADAPTIVE),
+        smoothing=0.5,
+        smooth_to_powers=True,
+        rounding=Rounding.HALF_UP,
+    ),
+    softmax="lis",
+    function="table",
+    layer_norm="ptf-layernorm",  # any scale of its operand; no more error than ln
+    form="pot",
+    rounding="half_up",
+    published={"softmax": "lis-published"},
+)
+
+P2_VIT_MIXED = replace(
+    P2_VIT,
+    name="p2-vit-mixed",
+    summary="P2-ViT with weights of 4 bits a channel, and of 8 bits in the layers that a search on the samples chooses.",
+    quantization=replace(
+        P2_VIT.quantization,
+        weights=WeightQuantizer(4, power_of_two=ADAPTIVE),
+        mixed=Mixed(WeightQuantizer(8, per_channel=False, power_of_two=ADAPTIVE)),
+    ),
+)
+
+FQ_VIT = _scheme(
+    "fq-vit",
+    "FQ-ViT: attention of 4 bits, products of shifts; normalisation with powers of two for channels; unsigned activations.",
+    Quantization(
+        all_roles(
+            Quantizer(8),
+            Quantizer(8),
+            probabilities=None,
+            residual=Quantizer(8, channel_factors=True),
+        ),
+        WeightQuantizer(8),
+    ),
+    softmax="lis",
+    function="table",
+    layer_norm="ptf-layernorm",
+    rounding="half_even",
+    published={"softmax": "lis-published", "layer_norm": "ptf-layernorm-published"},
+)
+
+SCHEMES: dict[str, Scheme] = {
+    scheme.name: scheme for scheme in (BEST, I_VIT, I_BERT, FQ_VIT, P2_VIT, P2_VIT_MIXED, IPTQ_VIT)
+}
 """All schemes by name."""
 
 

@@ -37,6 +37,18 @@ def _lower_requant() -> type[ModulePass]:
     return LowerRequantPass
 
 
+def _fuse_pot() -> type[ModulePass]:
+    from qvit.transforms.fuse_pot import FusePotPass
+
+    return FusePotPass
+
+
+def _smooth_pot() -> type[ModulePass]:
+    from qvit.transforms.smooth_pot import SmoothPotPass
+
+    return SmoothPotPass
+
+
 def _verify_integer_only() -> type[ModulePass]:
     from qvit.transforms.verify_integer_only import VerifyIntegerOnlyPass
 
@@ -55,7 +67,7 @@ def _lower_to_linalg() -> type[ModulePass]:
     return LowerToLinalgPass
 
 
-SCHEMES = ("best", "i-vit", "i-bert", "iptq-vit")
+SCHEMES = ("best", "i-vit", "i-bert", "fq-vit", "p2-vit", "p2-vit-mixed", "iptq-vit")
 """The names of the schemes of `pipelines`, which is imported once one is asked for."""
 
 UNIVERSE = Universe(
@@ -64,6 +76,8 @@ UNIVERSE = Universe(
         "delay-dequant": _delay_dequant,
         "integerize": _integerize,
         "lower-requant": _lower_requant,
+        "fuse-pot": _fuse_pot,
+        "smooth-pot": _smooth_pot,
         "verify-integer-only": _verify_integer_only,
         "range-analysis": _range_analysis,
         "lower-to-linalg": _lower_to_linalg,

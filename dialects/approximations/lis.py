@@ -99,7 +99,8 @@ class LisPublished(SoftmaxApproximation):
         require(
             b > 0 and c > 0, f"scores of scale {float(s):.4g} are too coarse for the exponential: use a smaller scale"
         )
-        require(c < 1 << 62, f"scores of scale {float(s):.4g} are too fine for 64 bits: use a larger scale")
+        fits = max(-x0, b) < 1 << 31 and c < 1 << 62
+        require(fits, f"scores of scale {float(s):.4g} are too fine for 64 bits: use a larger scale")
         return Built(cls(x0, b, c, options.get("n", 30)), (), (_CODE,), np.array(1.0))
 
     def apply(
@@ -170,7 +171,8 @@ class Lis(SoftmaxApproximation):
         s = spec.scores.scale / (1 << up)
         require(up <= 24, f"scores of scale {float(spec.scores.scale):.4g} are hardly numbers: use a smaller scale")
         x0, b, c = round(-_LN2 / s), round(_B / _A / s), round(1 / _A / s**2)
-        require(c < 1 << 62, f"scores of scale {float(s):.4g} are too fine for 64 bits: use a larger scale")
+        fits = max(-x0, b) < 1 << 31 and c < 1 << 62
+        require(fits, f"scores of scale {float(s):.4g} are too fine for 64 bits: use a larger scale")
         require(
             spec.length < 1 << (_WORD - ZERO_CODE), f"rows of {spec.length} entries are too long for a sum of 31 bits"
         )

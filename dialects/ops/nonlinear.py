@@ -1,6 +1,8 @@
 """The float functions of a transformer encoder, and what a convolutional decoder behind one needs."""
 
+from abc import ABC
 from collections.abc import Sequence
+from math import prod
 from typing import ClassVar
 
 from xdsl.dialects.builtin import (
@@ -53,13 +55,6 @@ def _require_axis(axis: int, operand: SSAValue) -> None:
 
 def _require_epsilon(epsilon: FloatAttr[Float64Type]) -> None:
     require(epsilon.value.data >= 0, f"epsilon: expected at least 0, found {epsilon.value.data}")
-
-
-def _require_axes(axes: Sequence[int], keepdims: bool, operand: SSAValue, result: SSAValue) -> None:
-    for axis in axes:
-        _require_axis(axis, operand)
-    require(len(set(axes)) == len(axes), f"axes: expected different ones, found {list(axes)}")
-    require_shape(result, reduced_shape(shape_of(operand), axes, keepdims))
 
 
 @irdl_op_definition
@@ -215,16 +210,15 @@ class BatchNormOp(IRDLOperation):
         _require_epsilon(self.epsilon)
 
 
-@irdl_op_definition
-class ReduceSumOp(IRDLOperation):
-    """The sum of integers over `axes`, which are kept with length 1 (`keepdims = true`) or dropped; exact.
+def _require_axes(axes: Sequence[int], keepdims: bool, operand: SSAValue, result: SSAValue) -> None:
+    for axis in axes:
+        _require_axis(axis, operand)
+    require(len(set(axes)) == len(axes), f"axes: expected different ones, found {list(axes)}")
+    require_shape(result, reduced_shape(shape_of(operand), axes, keepdims))
 
-    ```mlir
-    %y = qvit.reduce_sum %x {axes = array<i64: 1>, keepdims = false} : tensor<17x96xi16> -> tensor<17xi32>
-    ```
-    """
 
-    name = "qvit.reduce_sum"
+class ReductionOp(IRDLOperation, ABC):
+    """Over `axes`, which are kept with length 1 (`keepdims = true`) or dropped."""
 
     input = operand_def(TensorType)
     axes = prop_def(DenseArrayBase.constr(i64))
@@ -236,21 +230,44 @@ class ReduceSumOp(IRDLOperation):
     irdl_options = (ParsePropInAttrDict(),)
     assembly_format = "$input attr-dict `:` type($input) `->` type($result)"
 
-    def __init__(self, input: SSAValue, axes: Sequence[int], keepdims: bool, accumulator: Attribute = i32) -> None:
+    def __init__(self, input: SSAValue, axes: Sequence[int], keepdims: bool, element: Attribute) -> None:
         super().__init__(
             operands=[input],
             properties={"axes": ints(axes), "keepdims": BoolAttr.from_bool(keepdims)},
-            result_types=[TensorType(accumulator, reduced_shape(shape_of(input), axes, keepdims))],
+            result_types=[TensorType(element, reduced_shape(shape_of(input), axes, keepdims))],
         )
 
     @property
     def keeps(self) -> bool:
         return bool(self.keepdims.value.data)
 
+    @property
+    def count(self) -> int:
+        """How many numbers each result is of."""
+        return prod(shape_of(self.input)[axis] for axis in self.axes.get_values())
+
+    def _verify_axes(self) -> None:
+        _require_axes(self.axes.get_values(), self.keeps, self.input, self.result)
+
+
+@irdl_op_definition
+class ReduceSumOp(ReductionOp):
+    """The sum of integers over `axes`, which are kept with length 1 (`keepdims = true`) or dropped; exact.
+
+    ```mlir
+    %y = qvit.reduce_sum %x {axes = array<i64: 1>, keepdims = false} : tensor<17x96xi16> -> tensor<17xi32>
+    ```
+    """
+
+    name = "qvit.reduce_sum"
+
+    def __init__(self, input: SSAValue, axes: Sequence[int], keepdims: bool, accumulator: Attribute = i32) -> None:
+        super().__init__(input, axes, keepdims, accumulator)
+
     def verify_(self) -> None:
         require_integer("input", self.input)
         require(takes_integers(self.result, input=self.input), "input: expected a tensor of integers")
-        _require_axes(self.axes.get_values(), self.keeps, self.input, self.result)
+        self._verify_axes()
 
 
 @irdl_op_definition
@@ -296,7 +313,7 @@ class ArgmaxOp(IRDLOperation):
 
 
 @irdl_op_definition
-class ReduceMeanOp(IRDLOperation):
+class ReduceMeanOp(ReductionOp):
     """The mean over `axes`, which are kept with length 1 (`keepdims = true`) or dropped.
 
     ```mlir
@@ -306,30 +323,12 @@ class ReduceMeanOp(IRDLOperation):
 
     name = "qvit.reduce_mean"
 
-    input = operand_def(TensorType)
-    axes = prop_def(DenseArrayBase.constr(i64))
-    keepdims = prop_def(IntegerAttr.constr(i1))
-    result = result_def(TensorType)
-
-    traits = traits_def(Pure())
-
-    irdl_options = (ParsePropInAttrDict(),)
-    assembly_format = "$input attr-dict `:` type($input) `->` type($result)"
-
     def __init__(self, input: SSAValue, axes: Sequence[int], keepdims: bool) -> None:
-        super().__init__(
-            operands=[input],
-            properties={"axes": ints(axes), "keepdims": BoolAttr.from_bool(keepdims)},
-            result_types=[TensorType(element_of(input), reduced_shape(shape_of(input), axes, keepdims))],
-        )
-
-    @property
-    def keeps(self) -> bool:
-        return bool(self.keepdims.value.data)
+        super().__init__(input, axes, keepdims, element_of(input))
 
     def verify_(self) -> None:
         require_float(input=self.input, result=self.result)
-        _require_axes(self.axes.get_values(), self.keeps, self.input, self.result)
+        self._verify_axes()
 
 
 def reduced_shape(shape: Sequence[int], axes: Sequence[int], keepdims: bool) -> tuple[int, ...]:

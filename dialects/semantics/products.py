@@ -39,12 +39,16 @@ def matmul(a: Array, b: Array, zero_points: tuple[Array, Array] | None = None, r
     return _integer_product(minus(widen(a), za), minus(widen(b), zb), result)
 
 
+LOG_FRACTION = 15
+"""Fraction bits of the powers of two that `shift_matmul` multiplies by: its results are in units of 2^-15."""
+
+
 def shift_matmul(q: Array, b: Array, zero_point: Array, result: IntType) -> Array:
     """C = sum_k (2^15 >> q)(b - zero_point); codes q >= 0 [..., M, K], b [..., K, N] -> [..., M, N], exact.
 
     OverflowError if a sum does not fit `result`. zero_point is a scalar or one value a column [N].
     """
-    return _integer_product((1 << 15) >> widen(q), minus(widen(b), zero_point), result)
+    return _integer_product((1 << LOG_FRACTION) >> widen(q), minus(widen(b), zero_point), result)
 
 
 def linear(

@@ -20,7 +20,7 @@ from qvit.dialects.ops.approximated import IntFunctionOp, IntSoftmaxOp
 from qvit.dialects.ops.quantization import AddRequantOp, QuantizeOp
 from qvit.dialects.types import integer_of
 from qvit.frontends.onnx import import_onnx, load_onnx
-from qvit.tools import compile_driver, qvit_compile
+from qvit.tools import compile_driver, qvit_compile, qvit_opt
 from qvit.tools.common import read_mlir, write_mlir
 from qvit.tools.compiler import quantize
 from qvit.tools.registry import SCHEMES, VERSION
@@ -30,7 +30,7 @@ from qvit.transforms.ptq.calibrate import Calibration
 from qvit.transforms.verify_integer_only import floats_left
 
 FASHION = Path(__file__).parents[2] / "examples" / "fashion_mnist"
-FILES = ["model.mlir", "model.safetensors", "report.html", "report.json", "summary.txt"]
+FILES = ["model.mlir", "model.safetensors", "report.html", "report.json", "statistics.npz", "summary.txt"]
 SMALL = ["small.onnx", "--dim", "batch=2"]
 CALIBRATED = [*SMALL, "--calibrate", "samples.npz"]
 
@@ -70,6 +70,18 @@ def test_the_folder(fashion: Path) -> None:
     assert sorted(p.name for p in fashion.parent.iterdir()) == ["out", "samples.npz"]
 
 
+def test_statistics_for_smoothing(fashion: Path, tmp_path: Path) -> None:
+    """A vector for each normalisation, which --smooth-pot takes; the last one's class token alone goes on."""
+    report = tmp_path / "report.json"
+    model, statistics = str(FASHION / "vit.onnx"), fashion / "statistics.npz"
+    with np.load(statistics) as file:
+        assert sorted(array.shape for array in file.values()) == [(96,)] * 9
+    command = [model, "--dim", "batch=4", f"--smooth-pot=statistics={statistics}", "--report", str(report)]
+    assert qvit_opt.main([*command, "-o", str(tmp_path / "smooth.mlir")]) == 0
+    found = json.loads(report.read_text())
+    assert (len(found["smoothed"]), found["guessed"]) == (8, 0)
+
+
 def test_the_program_is_free_of_floats_and_near_the_model(fashion: Path) -> None:
     module = read_mlir(fashion / "model.mlir")
     assert floats_left(module) == []
@@ -92,7 +104,7 @@ def test_the_report(fashion: Path) -> None:
     assert report["samples"] == {"what": "6 of samples.npz, image", "count": 6, "batches": 2}
     assert (report["left"], report["warnings"]) == ([], [])
     assert len(report["approximations"]) == 17  # 9 normalisations, 4 softmax, 4 functions
-    assert report["operations"]["int_layer_norm"] == 9
+    assert report["operations"]["int_layer_norm ln"] == 9
     assert "layer_norm" not in report["operations"]
     # all products but the operands of no accumulator: 4 x (3 + 1 + 2 linear, 2 products), patches and head
     assert len(report["accumulators"]) == 4 * 8 + 2

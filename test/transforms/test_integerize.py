@@ -207,7 +207,7 @@ def returned(module: ModuleOp) -> Operation:
     return owner
 
 
-APPROXIMATING = {"softmax", "late-softmax", "function", "layer-norm"}
+APPROXIMATING = {"softmax", "late-softmax", "logarithmic-attention", "function", "layer-norm"}
 
 
 def test_every_rule_has_a_case() -> None:
@@ -396,8 +396,12 @@ DECLINED: list[tuple[str, str, Case]] = [
     ),
     (
         "add",
-        "the wanted codes have a scale along axis 0",
-        Case("add", (A, B, op(f"qvit.add %a, %b : {SAME}"), q(ROWS)), TWO),
+        "the scales lie along different axes: [0, 1]",
+        Case(
+            "add",
+            (dq("%a", "%q", "[0.1, 0.2, 0.3, 0.4], axis = 1"), B, op(f"qvit.add %a, %b : {SAME}"), q(ROWS)),
+            TWO,
+        ),
     ),
     (
         "add",

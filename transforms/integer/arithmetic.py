@@ -56,7 +56,10 @@ class Addition(IntegerRule):
         values: list[SSAValue] = []
         axes: set[int] = set()
         zero_points: list[int] = []
-        require(op.params.axis_index is None, f"the wanted codes have a scale along axis {op.params.axis_index}")
+        zero = op.params.zero_point.number
+        require(zero is not None, f"the wanted codes' zero point varies along axis {op.params.axis_index}")
+        if op.params.axis_index is not None:
+            axes.add(op.params.axis_index)
         for name, dq in zip(("lhs", "rhs"), pair, strict=True):
             zero_point, axis = dq.params.zero_point.number, dq.params.axis_index
             require(zero_point is not None, f"{name}'s zero point varies along axis {axis}")
@@ -76,16 +79,14 @@ class Addition(IntegerRule):
                 scale = scale.times(MINUS_ONE)
             forms.append(RealAttr(_over(scale, op.params)))
             zero_points.append(zero_point or 0)
-        require(len(axes) <= 1, f"the operands' scales lie along different axes: {sorted(axes)}")
-        zero = op.params.zero_point.number
-        assert zero is not None
+        require(len(axes) <= 1, f"the scales lie along different axes: {sorted(axes)}")
         result = AddRequantOp(
             values[0],
             forms[0],
             values[1],
             forms[1],
             element_of(op.result),
-            (zero_points[0], zero_points[1], zero),
+            (zero_points[0], zero_points[1], zero or 0),
             op.rounding.data,
             session.asked.round_each,
             axes.pop() if axes else None,
@@ -135,9 +136,8 @@ class Mean(IntegerRule):
         if not isinstance(op, QuantizeOp) or not isinstance(mean := op.input.owner, ReduceMeanOp):
             return None
         dq = dequantized(mean.input, "operand")
-        axes, shape = mean.axes.get_values(), shape_of(mean.input)
+        axes, count = mean.axes.get_values(), mean.count
         require(dq.params.axis_index is None, f"operand has a scale along axis {dq.params.axis_index}")
-        count = int(np.prod([shape[axis] for axis in axes]))
         zero, codes = dq.params.zero_point.number or 0, integer_of(dq.input)
         assert codes is not None
         reach = count * max(abs(codes.lo), abs(codes.hi))

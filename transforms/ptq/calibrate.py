@@ -14,7 +14,7 @@ from qvit.dialects.atomic import replacing
 from qvit.dialects.ops.products import LinearOp
 from qvit.dialects.provenance import describe
 from qvit.dialects.semantics.integers import Array
-from qvit.transforms.ptq.sites import MOVES, find_sites
+from qvit.transforms.ptq.sites import find_sites, same_rows
 from qvit.transforms.ptq.statistics import BadSample, Statistics
 
 Run: TypeAlias = Callable[[ModuleOp, Mapping[str, Array], Callable[[Operation, Array], None]], object]
@@ -26,15 +26,10 @@ def producers(function: FuncOp) -> list[SSAValue]:
     return [value for site in find_sites(function) for value in site.producers]
 
 
-def _gram_wanted(value: SSAValue) -> bool:
-    """Whether a linear layer takes the value, moved at most."""
-    for use in value.uses:
-        op = use.operation
-        if isinstance(op, LinearOp) and use.index == 0:
-            return True
-        if isinstance(op, MOVES) and any(map(_gram_wanted, op.results)):
-            return True
-    return False
+def _layer_inputs(function: FuncOp) -> list[SSAValue]:
+    """The values whose second moments are those of the linear layers' inputs."""
+    found = [same_rows(op.input) for op in function.walk() if isinstance(op, LinearOp)]
+    return list(dict.fromkeys(found))
 
 
 class Calibration:
@@ -44,10 +39,17 @@ class Calibration:
     """
 
     def __init__(
-        self, function: FuncOp, *, gram: bool = False, seed: int = 0, state: Path | None = None, key: str = ""
+        self,
+        function: FuncOp,
+        *,
+        gram: bool = False,
+        seed: int = 0,
+        state: Path | None = None,
+        key: str = "",
     ):
-        self._values = producers(function)
-        self._gram = {value for value in self._values if gram and _gram_wanted(value)}
+        inputs = _layer_inputs(function) if gram else []
+        self._gram = set(inputs)
+        self._values = list(dict.fromkeys([*producers(function), *inputs]))
         self._seed, self._state, self._key = seed, state, key
         self.statistics = {value: Statistics() for value in self._values}
         self.done = 0

@@ -9,25 +9,28 @@ from xdsl.dialects.func import FuncOp
 from xdsl.ir import Operation, SSAValue, Use
 from xdsl.rewriter import InsertPoint, Rewriter
 
-from qvit.dialects.attributes import QParamsAttr
+from qvit.dialects.attributes import QParamsAttr, ScaleAttr, float_value
 from qvit.dialects.ops.products import Conv2dOp, LinearOp
 from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
 from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.provenance import describe, set_sources, sources
 from qvit.dialects.semantics.integers import Array, IntType, Rounding
 from qvit.dialects.semantics.quantization import quantize
-from qvit.dialects.types import element_of, integer_element, is_float
+from qvit.dialects.types import element_of, integer_element, is_float, shape_of
 from qvit.dialects.weights import Weights
 from qvit.transforms.ptq.observers import Choice, Quantizer, choose
 from qvit.transforms.ptq.scheme import Quantization
-from qvit.transforms.ptq.sites import Role, Site, find_sites, role, use_role
+from qvit.transforms.ptq.sites import MOVES, Role, Site, channels, find_sites, mean_of, role, same_rows, use_role
 from qvit.transforms.ptq.statistics import Statistics, joined, of_constant
-from qvit.transforms.ptq.weights import WeightCodes, quantize_weights
+from qvit.transforms.ptq.weights import WeightCodes, WeightQuantizer, quantize_weights
 
 
 @dataclass(frozen=True)
 class TensorChoice:
-    """What was chosen for a tensor. low, high: what was seen of it."""
+    """What was chosen for a tensor. low, high: what was seen of it.
+
+    octaves: how far the scale moved to a power of two; factors: the scale of channel c is scale 2^factors[c].
+    """
 
     src: str
     role: Role
@@ -38,13 +41,15 @@ class TensorChoice:
     low: float
     high: float
     octaves: float
+    factors: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class WeightChoice:
     """What was chosen for the weights of a layer. sqnr: of the weights, in dB; octaves: how far scales moved, one each.
 
-    nearest_error, error: of the layer's output, where powers of two were chosen by it.
+    nearest_error, error: of the layer's output, where powers of two were chosen by it; away: how many of the scales are not
+    the nearest powers of two.
     """
 
     src: str
@@ -54,6 +59,36 @@ class WeightChoice:
     octaves: tuple[float, ...]
     nearest_error: float
     error: float
+    away: int = 0
+
+
+@dataclass(frozen=True)
+class LayerBits:
+    """The bits of a layer's weights, and the error of its output with few and with many, relative to its power."""
+
+    src: str
+    macs: int
+    bits: int
+    narrow_error: float
+    wide_error: float
+
+
+@dataclass(frozen=True)
+class MixedChoice:
+    """Which layers got wider weights (`mixed.py`).
+
+    layers: those that could; cost: multiply-accumulates times bits over those of narrow weights everywhere, at most `budget`;
+    coarse, fitness: of the choice before and after the fine search, the smaller the better; history: the best one's after
+    each generation.
+    """
+
+    layers: tuple[LayerBits, ...]
+    budget: float
+    cost: float
+    coarse: float
+    fitness: float
+    history: tuple[float, ...]
+    evaluations: int
 
 
 @dataclass
@@ -62,15 +97,23 @@ class Choices:
 
     tensors: list[TensorChoice] = field(default_factory=list[TensorChoice])
     weights: list[WeightChoice] = field(default_factory=list[WeightChoice])
+    mixed: MixedChoice | None = None
 
 
 StatisticsOf = Callable[[SSAValue], Statistics]
 
 
 def insert(
-    module: ModuleOp, function: FuncOp, quantization: Quantization, statistics: Mapping[SSAValue, Statistics]
+    module: ModuleOp,
+    function: FuncOp,
+    quantization: Quantization,
+    statistics: Mapping[SSAValue, Statistics],
+    chosen: Mapping[Operation, WeightQuantizer] | None = None,
 ) -> Choices:
-    """Quantize every site and every weight of `function`, in place. statistics: of every producer of a site."""
+    """Quantize every site and every weight of `function`, in place. statistics: of every producer of a site.
+
+    chosen: the quantizers of single layers' weights, in the place of those that `quantization` has for them.
+    """
     weights, choices = Weights(module), Choices()
 
     def statistics_of(value: SSAValue) -> Statistics:
@@ -81,7 +124,8 @@ def insert(
         _quantize_site(site, quantization, statistics_of, weights, choices)
     for op in list(function.walk()):
         if isinstance(op, LinearOp | Conv2dOp) and is_float(element_of(op.weight)):
-            _quantize_layer(op, quantization, weights, choices, statistics)
+            quantizer = (chosen or {}).get(op) or quantization.weight_quantizer(sources(op))
+            _quantize_layer(op, quantizer, weights, choices, statistics)
     return choices
 
 
@@ -100,16 +144,29 @@ def _quantize_site(
     seen = joined([statistics_of(value) for value in made])
     narrower = _narrower(site, quantizer, quantization)
     choice = choose(seen, quantizer)
+    if quantizer.channel_factors and channels(site) and seen.sample_rows.size:
+        choice = choice.by_channels(seen.sample_rows, quantizer.type)
+    if quantizer.power_of_two and (count := mean_of(site)):
+        choice = choice.of_mean(count)
     choices.tensors.append(_tensor_choice(site, main, quantizer, choice, seen))
-    params = QParamsAttr.of(choice.scale, choice.zero_point)
+    codes, rounding = quantizer.type, quantization.rounding
     for value in site.producers:
-        _behind(value, params, quantizer.type, quantization.rounding)
+        _behind(value, _params(value, choice), codes, rounding)
     for value in site.constants:
-        _constant(value, params, quantizer.type, weights)
+        _constant(value, _params(value, choice), codes, rounding, weights)
     for use, its_role, its in narrower:
         its_choice = choose(seen, its)
         choices.tensors.append(_tensor_choice(site, its_role, its, its_choice, seen))
-        _in_front(use, QParamsAttr.of(its_choice.scale, its_choice.zero_point), its.type, quantization.rounding)
+        _in_front(use, QParamsAttr.of(its_choice.scale, its_choice.zero_point), its.type, rounding)
+
+
+def _params(value: SSAValue, choice: Choice) -> QParamsAttr:
+    """Of one scale, or one for each channel along the last axis."""
+    if choice.factors is None:
+        over = [float_value(float(choice.over))]
+        return QParamsAttr.of(ScaleAttr.of(float_value(choice.scale), over=over), choice.zero_point)
+    scales = np.ldexp(np.float32(choice.scale), choice.factors)
+    return QParamsAttr.of(scales.astype(np.float32), choice.zero_point, len(shape_of(value)) - 1)
 
 
 def _narrower(site: Site, quantizer: Quantizer, quantization: Quantization) -> list[tuple[Use, Role, Quantizer]]:
@@ -126,8 +183,9 @@ def _narrower(site: Site, quantizer: Quantizer, quantization: Quantization) -> l
 
 def _tensor_choice(site: Site, role: Role, quantizer: Quantizer, choice: Choice, seen: Statistics) -> TensorChoice:
     codes = quantizer.type
-    numbers = (choice.scale, choice.zero_point, seen.low, seen.high, choice.octaves)
-    return TensorChoice(site.name, role, codes.bits, codes.signed, *numbers)
+    numbers = (choice.real_scale, choice.zero_point, seen.low, seen.high, choice.octaves)
+    factors = () if choice.factors is None else tuple(choice.factors.tolist())
+    return TensorChoice(site.name, role, codes.bits, codes.signed, *numbers, factors)
 
 
 def _pair(value: SSAValue, params: QParamsAttr, codes: IntType, rounding: Rounding) -> tuple[QuantizeOp, DequantizeOp]:
@@ -155,12 +213,12 @@ def _in_front(use: Use, params: QParamsAttr, codes: IntType, rounding: Rounding)
     use.operation.operands[use.index] = dq.result
 
 
-def _constant(value: SSAValue, params: QParamsAttr, codes: IntType, weights: Weights) -> None:
+def _constant(value: SSAValue, params: QParamsAttr, codes: IntType, rounding: Rounding, weights: Weights) -> None:
     """A constant's codes, dequantized."""
     array = weights.array(value)
     assert array is not None
     scale, zero = weights.scale(params.scale), weights.zero_point(params.zero_point)
-    made = quantize(array.astype(np.float64), scale, zero, Rounding.HALF_EVEN, codes)
+    made = quantize(array.astype(np.float64), scale, zero, rounding, codes)
     _replace_constant(value, made, params, codes)
 
 
@@ -175,7 +233,7 @@ def _replace_constant(value: SSAValue, codes: Array, params: QParamsAttr, type: 
 
 def _quantize_layer(
     op: LinearOp | Conv2dOp,
-    quantization: Quantization,
+    quantizer: WeightQuantizer,
     weights: Weights,
     choices: Choices,
     statistics: Mapping[SSAValue, Statistics],
@@ -183,35 +241,47 @@ def _quantize_layer(
     array = weights.array(op.weight)
     if array is None:
         return
-    quantizer = quantization.weight_quantizer(sources(op))
-    gram = _gram(op, statistics) if quantizer.needs_gram else None
-    made = quantize_weights(array, quantizer, gram)
-    choices.weights.append(_weight_choice(op, array, made))
+    gram = second_moments(op, statistics) if quantizer.needs_gram else None
+    count = _mean_in_front(op, weights) if quantizer.power_of_two else 1
+    made = quantize_weights(array, quantizer, gram, count)
+    choices.weights.append(_weight_choice(op, array, made, quantizer.bits))
+    op.operands[1] = dequantized_weights(op, made, quantizer.type)
+
+
+def _mean_in_front(op: LinearOp | Conv2dOp, weights: Weights) -> int:
+    """The odd n of an input whose scale is a power of two over n: of weights in units of n, the product's is one again."""
+    value = op.input
+    while isinstance(move := value.owner, MOVES):
+        value = move.operands[0]
+    if not isinstance(dq := value.owner, DequantizeOp) or dq.params.axis_index is not None:
+        return 1
+    (scale,) = weights.exact_scale(dq.params.scale)
+    return scale.denominator // (scale.denominator & -scale.denominator) if scale > 0 else 1
+
+
+def dequantized_weights(op: LinearOp | Conv2dOp, made: WeightCodes, codes: IntType) -> SSAValue:
+    """Codes of the layer's weights, dequantized in front of it."""
     axis = 0 if made.scale.ndim else None
-    constant = ConstantOp(made.codes, integer_element(quantizer.type))
+    constant = ConstantOp(made.codes, integer_element(codes))
     dq = DequantizeOp(constant.result, QParamsAttr.of(made.scale if axis == 0 else float(made.scale), 0, axis))
     if isinstance(op.weight.owner, Operation):
         for new in (constant, dq):
             set_sources(new, sources(op.weight.owner))
     Rewriter.insert_op([constant, dq], InsertPoint.before(op))
-    op.operands[1] = dq.result
+    return dq.result
 
 
-def _gram(op: LinearOp | Conv2dOp, statistics: Mapping[SSAValue, Statistics]) -> Array | None:
-    """The second moments of a linear layer's input, looked for behind what only moves it."""
-    value = op.input
-    while (owner := value.owner) and isinstance(owner, Operation) and value not in statistics and owner.operands:
-        value = owner.operands[0]
-    found = statistics.get(value)
+def second_moments(op: LinearOp | Conv2dOp, statistics: Mapping[SSAValue, Statistics]) -> Array | None:
+    """The second moments [K, K] of a linear layer's input, where they were gathered."""
+    found = statistics.get(same_rows(op.input)) if isinstance(op, LinearOp) else None
     return found.gram if found is not None and found.gram.size else None
 
 
-def _weight_choice(op: LinearOp | Conv2dOp, array: Array, made: WeightCodes) -> WeightChoice:
-    scale = np.broadcast_to(made.scale.astype(np.float64), len(array)).reshape(-1, *[1] * (array.ndim - 1))
-    noise = float(((array - made.codes * scale) ** 2).sum())
+def _weight_choice(op: LinearOp | Conv2dOp, array: Array, made: WeightCodes, bits: int) -> WeightChoice:
+    noise = float(((array - made.real()) ** 2).sum())
     power = float((array.astype(np.float64) ** 2).sum())
     sqnr = 10 * np.log10(power / noise) if noise and power else np.inf
     octaves = np.log2(np.atleast_1d(made.scale / made.ideal))
     moved = tuple(float(v) for v in octaves) if np.any(octaves) else ()
-    bits = int(np.abs(made.codes).max(initial=1)).bit_length() + 1
-    return WeightChoice(describe(op), bits, made.scale.size, float(sqnr), moved, made.nearest_error, made.error)
+    errors = (made.nearest_error, made.error, made.away)
+    return WeightChoice(describe(op), bits, made.scale.size, float(sqnr), moved, *errors)

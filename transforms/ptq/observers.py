@@ -1,14 +1,30 @@
 """From what was seen of a tensor to its scale and zero point."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from math import frexp, log2
+from math import log2
 
 import numpy as np
 
-from qvit.dialects.semantics.integers import Array, IntType
+from qvit.dialects.semantics.integers import Array, Int64, IntType
+from qvit.dialects.semantics.pot import FACTORS, Exponent, candidates, channel_factors, exponent
 from qvit.transforms.ptq.statistics import Statistics
+
+ADAPTIVE = "adaptive"
+"""Of several powers of two the one with the least squared error (P2-ViT)."""
+POWERS = (*Exponent, ADAPTIVE)
+"""How a scale becomes a power of two."""
+
+
+def require_power(name: str) -> None:
+    """ValueError unless a setting `power_of_two` is "" or one of POWERS."""
+    if name not in ("", *POWERS):
+        raise ValueError(f"power_of_two must be one of {', '.join(POWERS)}, found {name!r}")
+
+
+def powers(scale: Array, choice: Exponent) -> Array:
+    """2^a in the place of each scale, float64."""
+    return np.ldexp(1.0, exponent(scale, choice))
 
 
 class Observer(StrEnum):
@@ -32,7 +48,8 @@ class Quantizer:
     range are multiplied by it, for inputs that reach farther than the samples. percentile: of the values that stay inside.
     power_of_two: the scale is rounded to one, up ("ceil"), down ("floor"), to the nearest, or as the mean squared error
     asks ("adaptive"); "" leaves it. scale: one that is given, for results whose range is known (0: none); with a zero point
-    of 0.
+    of 0. channel_factors: each channel has the scale / 8 times its own power of two, of 1, 2, 4 and 8 (FQ-ViT's power-of-two
+    factor), where all that takes the tensor allows it.
     """
 
     bits: int = 8
@@ -42,6 +59,7 @@ class Quantizer:
     percentile: float = 99.99
     power_of_two: str = ""
     scale: float = 0.0
+    channel_factors: bool = False
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 32:
@@ -50,9 +68,7 @@ class Quantizer:
             raise ValueError(f"margin must be positive, found {self.margin}")
         if not 50 < self.percentile <= 100:
             raise ValueError(f"percentile must be in 50..100, found {self.percentile}")
-        if self.power_of_two not in ("", *ROUNDINGS, "adaptive"):
-            known = ", ".join((*ROUNDINGS, "adaptive"))
-            raise ValueError(f"power_of_two must be one of {known}, found {self.power_of_two!r}")
+        require_power(self.power_of_two)
         if not self.scale >= 0:
             raise ValueError(f"scale must be positive, or 0 for none, found {self.scale}")
         if not self.symmetric and self.bits > 16:
@@ -65,30 +81,36 @@ class Quantizer:
 
 @dataclass(frozen=True)
 class Choice:
-    """A scale and zero point. ideal: the scale before it was rounded to a power of two."""
+    """A scale and zero point. ideal: the scale before it was rounded to a power of two.
+
+    over: the scale is divided by it, exactly. factors: int64 [C], the scale of channel c is scale 2^factors[c]; None where
+    one is common to all.
+    """
 
     scale: float
     zero_point: int
     ideal: float
+    factors: Int64 | None = None
+    over: int = 1
+
+    def of_mean(self, count: int) -> "Choice":
+        """A coarser scale that is a power of two over `count`: a mean of so many codes is then their sum, shifted."""
+        return replace(self, scale=self.scale * 2.0 ** (count - 1).bit_length(), over=count)
+
+    @property
+    def real_scale(self) -> float:
+        return self.scale / self.over
+
+    def by_channels(self, rows: Array, codes: IntType) -> "Choice":
+        """The same range with a factor for each channel, the best for sample rows [.., C]."""
+        factors = channel_factors(rows.astype(np.float64), self.scale, self.zero_point, codes)
+        base = 2.0 ** -max(FACTORS)
+        return replace(self, scale=self.scale * base, ideal=self.ideal * base, factors=factors)
 
     @property
     def octaves(self) -> float:
         """How far the scale moved."""
-        return log2(self.scale / self.ideal)
-
-
-def _nearest(scale: float) -> int:
-    """The exponent of the power of two that is nearest on the linear scale (P2-ViT)."""
-    mantissa, exponent = frexp(scale)  # scale = mantissa 2^exponent, 1/2 <= mantissa < 1
-    return exponent if mantissa > 0.75 else exponent - 1
-
-
-ROUNDINGS: dict[str, Callable[[float], int]] = {
-    "nearest": _nearest,
-    "floor": lambda scale: frexp(scale)[1] - 1,
-    "ceil": lambda scale: frexp(scale)[1] - (frexp(scale)[0] == 0.5),
-}
-"""From a scale to the exponent of a power of two, exactly (by frexp, not by a logarithm)."""
+        return log2(self.real_scale / self.ideal)
 
 
 def choose(statistics: Statistics, quantizer: Quantizer) -> Choice:
@@ -104,16 +126,11 @@ def choose(statistics: Statistics, quantizer: Quantizer) -> Choice:
     choice = _fit(low, high, quantizer)
     if not quantizer.power_of_two:
         return choice
-    exponents = _exponents(choice.scale, quantizer.power_of_two)
-    rounded = [_at(2.0**exponent, choice, low, quantizer) for exponent in exponents]
-    return min(rounded, key=lambda c: _error(statistics, c, quantizer)) if len(rounded) > 1 else rounded[0]
-
-
-def _exponents(scale: float, rounding: str) -> list[int]:
-    if rounding != "adaptive":
-        return [ROUNDINGS[rounding](scale)]
-    first = ROUNDINGS["floor"](scale)
-    return [first + i for i in (-1, 0, 1, 2)]  # P2-ViT's candidates
+    scale = np.array(choice.scale)
+    if quantizer.power_of_two != ADAPTIVE:
+        return _at(float(powers(scale, Exponent(quantizer.power_of_two))), choice, low, quantizer)
+    tried = [_at(2.0**a, choice, low, quantizer) for a in candidates(scale).tolist()]
+    return min(tried, key=lambda c: _error(statistics, c, quantizer))
 
 
 def _range(statistics: Statistics, quantizer: Quantizer) -> tuple[float, float]:

@@ -12,8 +12,8 @@ from xdsl.ir import Operation, SSAValue
 from xdsl.pattern_rewriter import GreedyRewritePatternApplier, PatternRewriteWalker
 
 from qvit.dialects.ops.elementwise import AddOp, DivOp, MulOp
-from qvit.dialects.ops.nonlinear import BatchNormOp
-from qvit.dialects.ops.products import Conv2dOp, LinearOp
+from qvit.dialects.ops.nonlinear import BatchNormOp, LayerNormOp
+from qvit.dialects.ops.products import Conv2dOp, LinearOp, MatmulOp
 from qvit.dialects.ops.shape import GatherOp, ReshapeOp, SliceOp, TransposeOp
 from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.provenance import set_sources, sources
@@ -182,6 +182,56 @@ class FactorOfLayer(Rule):
         return _scaled(layer, laid[0], None, session)
 
 
+class FactorOfNorm(Rule):
+    """layer_norm(x, gamma, beta) * c => layer_norm(x, gamma c, beta c), c a number or one a channel. Real-exact."""
+
+    name = "factor-of-norm"
+    exactness = Exactness.REAL_EXACT
+
+    def plan(self, op: Operation) -> Rewrite | None:
+        weights = self.session(op).weights
+        found = _factor(op, weights)
+        if found is None or not isinstance(norm := found[0].owner, LayerNormOp) or not only_use(found[0]):
+            return None
+        last = len(shape_of(norm.result)) - 1
+        laid = lengthwise(found[1], last + 1)
+        arrays = [weights.array(v) for v in norm.operands[1:]]
+        if (
+            laid is None
+            or laid[1] not in (None, last)
+            or norm.axis.value.data != last
+            or any(a is None for a in arrays)
+        ):
+            return None
+        new = [constant_like(v, np.asarray(a) * laid[0]) for v, a in zip(norm.operands[1:], arrays, strict=True)]
+        gamma, beta = new[0].result, new[1].result if len(new) > 1 else None
+        return Rewrite([*new, LayerNormOp(norm.input, gamma, beta, norm.epsilon.value.data, last)], [norm])
+
+
+class FactorOfMatmul(Rule):
+    """matmul(a, b) * c => matmul(a * c, b), c one number, where a layer or norm makes a, moved at most. Real-exact."""
+
+    name = "factor-of-matmul"
+    exactness = Exactness.REAL_EXACT
+
+    def plan(self, op: Operation) -> Rewrite | None:
+        found = _factor(op, self.session(op).weights)
+        if found is None or found[1].size != 1 or not isinstance(product := found[0].owner, MatmulOp):
+            return None
+        value = product.lhs
+        while only_use(value) and isinstance(move := value.owner, ReshapeOp | TransposeOp):
+            value = move.input
+        if (
+            not only_use(found[0])
+            or not only_use(value)
+            or not isinstance(value.owner, LinearOp | Conv2dOp | LayerNormOp)
+        ):
+            return None
+        number = constant_like(op.results[0], found[1].reshape(()))
+        scaled = MulOp(product.lhs, number.result)
+        return Rewrite([number, scaled, MatmulOp(scaled.result, product.rhs)], [product])
+
+
 def _scaled(layer: LinearOp | Conv2dOp, factor: Array, offset: Array | None, session: Session) -> Rewrite | None:
     """The layer with its outputs times `factor` plus `offset`, each a number or one an output."""
     matrix = session.weights.array(layer.weight)
@@ -265,6 +315,8 @@ RULES: Sequence[type[Rule]] = (
     GatherOne,
     FactorOfMove,
     FactorOfLayer,
+    FactorOfNorm,
+    FactorOfMatmul,
     BatchNormOfConv,
     SliceOfConstant,
     BiasOfLayer,

@@ -39,12 +39,28 @@ def _overridden(quantizer: QuantizerT, override: Override, names: Sequence[str])
 
 
 @dataclass(frozen=True)
+class Mixed:
+    """Some layers have wider weights: the quantizer of these, and the most that all may cost.
+
+    budget: multiply-accumulates times bits, over those of narrow weights everywhere.
+    """
+
+    wide: WeightQuantizer
+    budget: float = 1.1
+
+    def __post_init__(self) -> None:
+        if not self.budget >= 1:
+            raise ValueError(f"a budget of mixed precision must be at least 1, found {self.budget:g}")
+
+
+@dataclass(frozen=True)
 class Quantization:
     """The numbers of a scheme.
 
     roles: a quantizer for each role; a role without one stays as it is. smoothing: the exponent alpha by which ranges move
     from the outputs of layer normalisations into the weights behind them, 0 for none; smooth_to_powers: by powers of two.
     centre_keys: subtract from keys what is common to all tokens, which softmax does not see. rounding: of every quantizer.
+    mixed: which layers have wider weights than `weights` is searched for on the samples.
     """
 
     roles: Mapping[Role, Quantizer]
@@ -53,6 +69,7 @@ class Quantization:
     smooth_to_powers: bool = False
     centre_keys: bool = False
     rounding: Rounding = Rounding.HALF_EVEN
+    mixed: Mixed | None = None
     overrides: tuple[Override, ...] = ()
 
     def quantizer(self, role: Role, names: Sequence[str]) -> Quantizer | None:
@@ -73,7 +90,9 @@ class Quantization:
 
     @property
     def needs_gram(self) -> bool:
-        return self.weights.needs_gram or any(
+        if self.mixed is not None or self.weights.needs_gram:
+            return True
+        return any(
             override.weights and replace(self.weights, **override.settings).needs_gram for override in self.overrides
         )
 

@@ -127,6 +127,55 @@ def _values(function: FuncOp) -> Iterator[SSAValue]:
             yield from op.results
 
 
+def channels(site: Site) -> int | None:
+    """How many lie along the last axis of all of a site's tensors, where each may have a scale of its own; None if none may.
+
+    Its moves keep that axis, sums make it (of additions and products), and additions and normalisations alone take it.
+    """
+    if not all(isinstance(p.owner, (AddOp, *PRODUCTS)) for p in site.producers):
+        return None
+    counts = {shape_of(value)[-1:] for value in site.values}
+    moves = [value.owner for value in site.values if isinstance(value.owner, MOVES)]
+    if counts == {()} or len(counts) != 1 or not all(map(_keeps_last, moves)):
+        return None
+    takers = [use.operation for use in site.uses]
+    if not all(isinstance(op, AddOp | QuantizeOp) or (isinstance(op, LayerNormOp) and _over_last(op)) for op in takers):
+        return None
+    return counts.pop()[0]
+
+
+def _over_last(op: LayerNormOp) -> bool:
+    return op.axis.value.data == len(shape_of(op.input)) - 1
+
+
+def _keeps_last(op: Operation) -> bool:
+    """Of a move whose operands and result have as many elements along their last axes: whether these are the same ones."""
+    match op:
+        case TransposeOp():
+            return op.order[-1] == len(op.order) - 1
+        case GatherOp():
+            return op.axis.value.data != len(shape_of(op.result)) - 1
+        case _:
+            return True
+
+
+def mean_of(site: Site) -> int | None:
+    """Of how many numbers a site is the mean; None for another site, or where not only layers, norms and the caller take it."""
+    counts = {p.owner.count if isinstance(p.owner, ReduceMeanOp) else None for p in site.producers}
+    takers = [use.operation for use in site.uses if use_role(site, use) is not None]
+    alone = all(isinstance(op, LinearOp | LayerNormOp | ReturnOp) for op in takers) and not site.constants
+    return counts.pop() if len(counts) == 1 and alone else None
+
+
+def same_rows(value: SSAValue) -> SSAValue:
+    """The first of the tensors that have the same rows along the last axis, in another order at most."""
+    while isinstance(move := value.owner, ReshapeOp | TransposeOp):
+        if shape_of(move.input)[-1:] != shape_of(value)[-1:] or not _keeps_last(move):
+            break
+        value = move.input
+    return value
+
+
 def needs_codes(site: Site) -> bool:
     """Not where the codes are there already, in one scale, where nobody takes them, or where they would only be parameters."""
     stated = [p.owner.params if isinstance(p.owner, DequantizeOp) else None for p in site.producers]

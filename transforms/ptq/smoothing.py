@@ -15,11 +15,13 @@ from qvit.dialects.ops.shape import ReshapeOp, TransposeOp
 from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.provenance import describe, set_sources, sources
 from qvit.dialects.semantics.integers import Array
+from qvit.dialects.semantics.pot import Exponent
 from qvit.dialects.types import element_dtype, element_of, shape_of
 from qvit.dialects.weights import Weights
-from qvit.transforms.ptq.observers import ROUNDINGS
+from qvit.transforms.ptq.observers import powers as to_powers
 from qvit.transforms.ptq.sites import is_constant, is_scaling
 from qvit.transforms.ptq.statistics import Statistics
+from qvit.transforms.rule import Declined, require
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,58 @@ def _replace(op: Operation, index: int, array: Array) -> None:
     op.operands[index] = new.result
 
 
-def _layers_behind(value: SSAValue) -> Iterator[LinearOp | None]:
-    """The linear layers that take a value, reshaped at most; None for every other user."""
+def _layers_behind(value: SSAValue) -> Iterator[LinearOp]:
+    """The linear layers that take a value as their input, reshaped at most; Declined if anything else takes it."""
     for use in value.uses:
         op = use.operation
-        if isinstance(op, LinearOp) and use.index == 0:
-            yield op
-        elif isinstance(op, ReshapeOp) and shape_of(op.result)[-1:] == shape_of(value)[-1:]:
+        if isinstance(op, ReshapeOp) and shape_of(op.result)[-1:] == shape_of(value)[-1:]:
             yield from _layers_behind(op.result)
+        elif isinstance(op, LinearOp):
+            require(
+                op.input is value and op.weight is not value,
+                f"{describe(op)} takes it as something else than its input",
+            )
+            yield op
         else:
-            yield None
+            raise Declined(f"{describe(op)} takes it, a {op.name}: expected linear layers alone")
+
+
+@dataclass(frozen=True)
+class Smoothable:
+    """A layer normalisation with constant gamma and beta, and the linear layers with constant weights that alone take it."""
+
+    norm: LayerNormOp
+    constants: tuple[Array, ...]
+    layers: tuple[tuple[LinearOp, Array], ...]
+
+    @property
+    def columns(self) -> Array:
+        """The largest weight of each channel, float64 [C]."""
+        return np.max([np.abs(matrix).max(0) for _, matrix in self.layers], 0).astype(np.float64)
+
+    def divide(self, factor: Array) -> Smoothed:
+        """Divide the normalisation's results by factors [C], and multiply the weights behind it, in place."""
+        for i, array in enumerate(self.constants, start=1):
+            _replace(self.norm, i, array / factor)
+        for layer, matrix in self.layers:
+            _replace(layer, 1, matrix * factor)
+        return Smoothed(describe(self.norm), float(factor.min()), float(factor.max()))
+
+
+def smoothable(norm: LayerNormOp, weights: Weights) -> Smoothable:
+    """Declined with the reason where the results cannot be divided."""
+    require(norm.axis.value.data == len(shape_of(norm.input)) - 1, "it normalises over more than the last axis")
+    constants = [array for v in norm.operands[1:] if (array := weights.array(v)) is not None and array.ndim == 1]
+    require(len(constants) == len(norm.operands) - 1, "its gamma and beta are not constant vectors")
+    users = list(_layers_behind(norm.result))
+    require(users, "nothing takes it")
+    layers: list[tuple[LinearOp, Array]] = []
+    for user in users:
+        matrix = weights.array(user.weight)
+        if matrix is None:
+            raise Declined(f"the weights of {describe(user)} are not constant floats: smooth before quantization")
+        layers.append((user, matrix))
+    return Smoothable(norm, tuple(constants), tuple(layers))
 
 
 def smooth(
@@ -64,36 +108,27 @@ def smooth(
     """
     done: list[Smoothed] = []
     for norm in [op for op in function.walk() if isinstance(op, LayerNormOp)]:
-        layers = list(_layers_behind(norm.result))
-        seen, arrays = statistics.get(norm.result), [weights.array(v) for v in norm.operands[1:]]
-        if not layers or seen is None or any(a is None or a.ndim != 1 for a in arrays):
+        try:
+            found = smoothable(norm, weights)
+        except Declined:
             continue
-        found = [(layer, weights.array(layer.weight)) for layer in layers if layer is not None]
-        matrices = [matrix for _, matrix in found if matrix is not None]
-        if len(matrices) != len(layers):
+        if (seen := statistics.get(norm.result)) is None:
             continue
         largest = np.maximum(np.abs(seen.channel_low), np.abs(seen.channel_high))
-        column = np.max([np.abs(m).max(0) for m in matrices], 0).astype(np.float64)
-        factor = _factors(largest, column, alpha, powers)
-        for i, array in enumerate(arrays, start=1):
-            assert array is not None
-            _replace(norm, i, array / factor)
-        for layer, matrix in found:
-            assert matrix is not None
-            _replace(layer, 1, matrix * factor)
+        factor = factors(largest, found.columns, alpha, powers)
+        done.append(found.divide(factor))
         statistics[norm.result] = seen.per_channel(1 / factor)
-        done.append(Smoothed(describe(norm), float(factor.min()), float(factor.max())))
     return done
 
 
-def _factors(largest: Array, column: Array, alpha: float, powers: bool) -> Array:
+def factors(largest: Array, column: Array, alpha: float, powers: bool) -> Array:
     """One for each channel; 1 where a channel or its weights are 0."""
     alive = (largest > 0) & (column > 0)
     factor = np.ones_like(largest)
     factor[alive] = largest[alive] ** alpha / column[alive] ** (1 - alpha)
     if alive.any():
         factor[alive] /= np.exp(np.log(factor[alive]).mean())
-    return np.array([2.0 ** ROUNDINGS["nearest"](float(f)) for f in factor]) if powers else factor
+    return to_powers(factor, Exponent.NEAREST) if powers else factor
 
 
 def _keys_of(softmax: SoftmaxOp) -> LinearOp | None:

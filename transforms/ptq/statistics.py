@@ -63,8 +63,11 @@ class Statistics:
         self.sample = np.concatenate([self.sample, picked])
         if self.sample.size > SAMPLE:
             self.sample = rng.choice(self.sample, SAMPLE, replace=False)
-        some = rows[:: max(len(rows) // ROWS_OF_BATCH, 1)][:ROWS_OF_BATCH].astype(np.float32)
-        self.sample_rows = np.concatenate([self.sample_rows, some])[:ROWS] if self.sample_rows.size else some
+        # at random: a stride may meet the same token of every image
+        some = rows[rng.permutation(len(rows))[:ROWS_OF_BATCH]].astype(np.float32)
+        self.sample_rows = np.concatenate([self.sample_rows, some]) if self.sample_rows.size else some
+        if len(self.sample_rows) > ROWS:
+            self.sample_rows = rng.choice(self.sample_rows, ROWS, replace=False)
         if with_gram:
             wide = rows.astype(np.float64)
             self.gram = (self.gram if self.gram.size else 0) + wide.T @ wide
@@ -119,7 +122,14 @@ def joined(parts: list[Statistics]) -> Statistics:
         min(p.average_low for p in parts),
         max(p.average_high for p in parts),
         sample=np.concatenate([p.sample for p in parts]),
+        sample_rows=_joined_rows([p.sample_rows for p in parts]),
     )
+
+
+def _joined_rows(parts: list[Array]) -> Array:
+    """None where a part has none, or another number of channels."""
+    alike = all(p.size for p in parts) and len({p.shape[1] for p in parts}) == 1
+    return np.concatenate(parts) if alike else np.zeros((0, 0), np.float32)
 
 
 def of_constant(array: Array) -> Statistics:

@@ -8,6 +8,7 @@ from qvit.dialects.approximations.base import SoftmaxApproximation
 from qvit.dialects.attributes import ZeroPointAttr
 from qvit.dialects.ops.approximated import IntSoftmaxOp
 from qvit.dialects.ops.products import Conv2dOp, LinearOp, MatmulOp, ShiftMatmulOp
+from qvit.dialects.semantics.products import LOG_FRACTION
 from qvit.dialects.semantics.quantization import along
 from qvit.dialects.types import integer_of, shape_of
 from qvit.transforms.ranges.interval import Analysis, Range, total, wider
@@ -79,8 +80,8 @@ def shift_matmul(a: Analysis, op: ShiftMatmulOp) -> Range:
     approximation = softmax.approximation.data if isinstance(softmax, IntSoftmaxOp) else None
     logarithmic = isinstance(approximation, SoftmaxApproximation) and approximation.logarithmic
     codes = a.of(op.lhs)
-    powers = Range.of((1 << 15) >> codes.hi, (1 << 15) >> codes.lo)
-    return _matrices(a, op, powers, 3 << 14 if logarithmic else None)
+    powers = Range.of((1 << LOG_FRACTION) >> codes.hi, (1 << LOG_FRACTION) >> codes.lo)
+    return _matrices(a, op, powers, 3 << (LOG_FRACTION - 1) if logarithmic else None)
 
 
 def linear(a: Analysis, op: LinearOp) -> Range:

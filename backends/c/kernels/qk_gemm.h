@@ -239,12 +239,30 @@ static inline void qk_ln_root(const qk_ln *f, int64_t sum, int64_t squares, int6
 #undef QK_ATTR
 #undef QK_NAME
 
-#if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__)) && !defined(QK_NO_SIMD)
+#if defined(__GNUC__) && defined(__x86_64__) && defined(__SSE2__) && !defined(QK_NO_SIMD)
+#include <cpuid.h>
+
 #include "qk_avx2.h"
 #include "qk_avx512.h"
 #endif
-#if defined(__GNUC__) && defined(__aarch64__) && !defined(__AARCH64EB__) && !defined(QK_NO_SIMD)
+#if defined(__GNUC__) && defined(__ARM_NEON) && defined(__aarch64__) && !defined(__AARCH64EB__) && !defined(QK_NO_SIMD) && \
+    (defined(__linux__) || defined(__ARM_FEATURE_DOTPROD))
 #include "qk_neon.h"
+#endif
+
+#ifdef QK_HAVE_X86
+/* 2: AVX-512 with VNNI, 1: AVX2, each by the processor and by the operating system, which keeps its registers; 0. */
+static inline int qk_x86_level(void)
+{
+    unsigned a, b, c, d, low, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c >> 27 & 1)) return 0; /* OSXSAVE */
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+    const unsigned avx2 = 1U << 5 | 1U << 8;                               /* AVX2, BMI2 */
+    const unsigned avx512 = 1U << 16 | 1U << 17 | 1U << 30 | 1U << 31; /* F, DQ, BW, VL */
+    if ((low & 6) != 6 || (b & avx2) != avx2) return 0;
+    return (low & 0xE6) == 0xE6 && (b & avx512) == avx512 && (c >> 11 & 1) ? 2 : 1;
+}
 #endif
 
 static const qk_kernels *qk_chosen = &qk_portable_kernels;
@@ -255,11 +273,9 @@ QK_UNUSED static int qk_start(const char *name)
     const qk_kernels *found[4] = {&qk_portable_kernels, NULL, NULL, NULL};
     int count = 1;
 #ifdef QK_HAVE_X86
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")) found[count++] = &qk_avx2_kernels;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"))
-        found[count++] = &qk_avx512_kernels;
+    const int level = qk_x86_level();
+    if (level >= 1) found[count++] = &qk_avx2_kernels;
+    if (level >= 2) found[count++] = &qk_avx512_kernels;
 #endif
 #ifdef QK_HAVE_NEON
     if (qk_neon_found()) found[count++] = &qk_neon_kernels;

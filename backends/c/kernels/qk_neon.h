@@ -1,6 +1,8 @@
 /* NEON with the dot product: signed by signed, so that codes of x are taken less 128. All else is plain C. */
 #include <arm_neon.h>
+#ifndef __ARM_FEATURE_DOTPROD
 #include <sys/auxv.h>
+#endif
 
 #define QK_VARIANT qk_neon_
 #define QK_NAME "neon"
@@ -13,7 +15,11 @@
 
 static inline int qk_neon_found(void)
 {
+#ifdef __ARM_FEATURE_DOTPROD
+    return 1;
+#else
     return (getauxval(16 /* AT_HWCAP */) >> 20 & 1) != 0; /* asimddp */
+#endif
 }
 
 #define QK_START(r)                                                                                                           \

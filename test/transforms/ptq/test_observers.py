@@ -5,7 +5,8 @@ from math import isclose
 import numpy as np
 import pytest
 
-from qvit.transforms.ptq.observers import ROUNDINGS, Choice, Observer, Quantizer, choose, quantized
+from qvit.dialects.semantics.pot import Exponent
+from qvit.transforms.ptq.observers import POWERS, Choice, Observer, Quantizer, choose, powers, quantized
 from qvit.transforms.ptq.statistics import BadSample, Statistics, joined, of_constant
 
 
@@ -106,13 +107,13 @@ def test_mse_has_the_least_error_of_its_shares() -> None:
 )
 def test_powers_of_two(scale: float, nearest: int) -> None:
     """Nearest on the linear scale; exact at powers of two."""
-    assert ROUNDINGS["nearest"](scale) == nearest
-    floor, ceil = (ROUNDINGS[name](scale) for name in ("floor", "ceil"))
-    assert 2.0**floor <= scale <= 2.0**ceil
-    assert ceil - floor == (0 if scale == 1.0 else 1)
+    assert powers(np.array(scale), Exponent.NEAREST) == 2.0**nearest
+    floor, ceil = (float(powers(np.array(scale), choice)) for choice in (Exponent.FLOOR, Exponent.CEIL))
+    assert floor <= scale <= ceil
+    assert ceil == floor * (1 if scale == 1.0 else 2)
 
 
-@pytest.mark.parametrize("rounding", [*ROUNDINGS, "adaptive"])
+@pytest.mark.parametrize("rounding", POWERS)
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_scales_of_powers_of_two(rounding: str, symmetric: bool) -> None:
     x = np.random.default_rng(1).normal(0.2, 1, 5000)
@@ -129,7 +130,7 @@ def test_scales_of_powers_of_two(rounding: str, symmetric: bool) -> None:
         def error(c: Choice) -> float:
             return float(((x - quantized(x, c, quantizer.type)) ** 2).sum())
 
-        others = [choose(statistics, Quantizer(8, symmetric, power_of_two=name)) for name in ROUNDINGS]
+        others = [choose(statistics, Quantizer(8, symmetric, power_of_two=name)) for name in Exponent]
         assert all(error(choice) <= error(other) * (1 + 1e-4) for other in others)
 
 
@@ -142,7 +143,7 @@ def test_scales_of_powers_of_two(rounding: str, symmetric: bool) -> None:
         ({"margin": 0.0}, "margin must be positive"),
         ({"margin": float("nan")}, "margin must be positive"),
         ({"percentile": 50}, "percentile must be in 50..100"),
-        ({"power_of_two": "up"}, "power_of_two must be one of nearest, floor, ceil, adaptive"),
+        ({"power_of_two": "up"}, "power_of_two must be one of floor, ceil, nearest, adaptive"),
         ({"scale": -1.0}, "scale must be positive"),
     ],
 )

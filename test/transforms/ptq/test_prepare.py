@@ -159,6 +159,28 @@ CASES = [
         IMAGE,
     ),
     Case(
+        "factor-of-norm",
+        (
+            f"%g = qvit.constant {numbers(3, seed=3)}",
+            f"%b = qvit.constant {numbers(3, seed=4)}",
+            f"%c = qvit.constant {numbers(3, seed=5)}",
+            '%y = qvit.layer_norm %x, %g, %b axis 1 epsilon 1.0e-6 {qvit.src = ["fc"]}'
+            " : (tensor<2x3xf64>, tensor<3xf64>, tensor<3xf64>) -> tensor<2x3xf64>",
+            '%z = qvit.mul %c, %y {qvit.src = ["root"]} : (tensor<3xf64>, tensor<2x3xf64>) -> tensor<2x3xf64>',
+        ),
+        X,
+    ),
+    Case(
+        "factor-of-matmul",
+        moved(
+            f"%t = qvit.constant {numbers(6, 2, seed=6)}",
+            "%c = qvit.constant dense<0.3> : tensor<f64>",
+            "%p = qvit.matmul %y, %t : (tensor<2x6xf64>, tensor<6x2xf64>) -> tensor<2x2xf64>",
+            '%z = qvit.mul %p, %c {qvit.src = ["root"]} : (tensor<2x2xf64>, tensor<f64>) -> tensor<2x2xf64>',
+        ),
+        X,
+    ),
+    Case(
         "bias-of-layer",
         moved(
             f"%c = qvit.constant {numbers(6, seed=5)}",

@@ -65,7 +65,7 @@ BAD: list[tuple[str | bytes, str]] = [
     ('[[override]]\nmatch = "a"\nroles = 3', "override 1: roles is a list of"),
     ('[[override]]\nmatch = "a"\nweights = "yes"', "override 1: weights must be true or false, found 'yes'"),
     ('[[override]]\nmatch = "a"\nweights = true\nroles = ["linear"]', "override 1: weights have no roles"),
-    ('[[override]]\nmatch = "a"\nbit = 4', "override 1: unknown bit; known are bits, margin, "),
+    ('[[override]]\nmatch = "a"\nbit = 4', "override 1: unknown bit; known are bits, channel_factors, margin, "),
     ('[[override]]\nmatch = "a"\nweights = true\nmargin = 2.0', "override 1: unknown margin; known are bits, fit, "),
     ('[[override]]\nmatch = "a"\nbits = 1', "override 1: bits must be in 2..32, found 1"),
     ('[[override]]\nmatch = "a"\nbits = "four"', "override 1: "),
@@ -120,8 +120,9 @@ def test_all_roles() -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
 def test_schemes_take_eight_bits_into_products(scheme: Scheme) -> None:
-    """What 8/8 means: the weights and operands of products; the residual stream has 16."""
+    """What 8/8 means: the weights and operands of products; the residual stream has 16, or 8 with factors of channels."""
     roles = scheme.quantization.roles
     assert scheme.quantization.weights.bits <= 8
     assert all(roles[role].bits <= 8 for role in (Role.PIXELS, Role.LINEAR, Role.HIDDEN, Role.ATTENTION))
-    assert roles[Role.RESIDUAL].bits == 16
+    residual = roles[Role.RESIDUAL]
+    assert residual.bits == (8 if residual.channel_factors else 16)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qvit.transforms.ptq.observers import ROUNDINGS
+from qvit.transforms.ptq.observers import POWERS
 from qvit.transforms.ptq.weights import Fit, WeightCodes, WeightQuantizer, quantize_weights
 
 Array = NDArray[np.float64]
@@ -100,7 +100,7 @@ def test_without_samples_it_is_nearest() -> None:
     )
 
 
-@pytest.mark.parametrize("rounding", [*ROUNDINGS, "adaptive"])
+@pytest.mark.parametrize("rounding", POWERS)
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_powers_of_two(rounding: str, per_channel: bool) -> None:
     w, x = weights(), correlated()
