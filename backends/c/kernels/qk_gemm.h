@@ -86,6 +86,17 @@ static inline int64_t qk_floor_shift(int64_t x, int32_t s)
     return (-1 >> 1) == -1 ? x >> s : x < 0 ? ~(~x >> s) : x >> s;
 }
 
+static inline int32_t qk_floor_shift32(int32_t x, int32_t s)
+{
+    return (-1 >> 1) == -1 ? x >> s : x < 0 ? ~(~x >> s) : x >> s;
+}
+
+static inline int32_t qk_clip32(int32_t x, int32_t lo, int32_t hi)
+{
+    const int32_t y = x < lo ? lo : x;
+    return y > hi ? hi : y;
+}
+
 /* floor(x / 2^s + 1/2), |x| <= 2^62, 0 <= s <= 62 */
 static inline int64_t qk_half_up(int64_t x, int32_t s)
 {
@@ -146,7 +157,7 @@ static inline size_t qk_panel(size_t left)
     return blocks > 4 ? 3 : blocks;
 }
 
-enum { QK_TILE_ROWS = 16, QK_TILE_COLUMNS = 64, QK_BLOCK = 36 };
+enum { QK_TILE_ROWS = 16, QK_TILE_COLUMNS = 64, QK_BLOCK = 36, QK_LANES = 64 };
 
 static inline size_t qk_linear_scratch(size_t k)
 {

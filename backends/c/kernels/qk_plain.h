@@ -30,31 +30,61 @@ QK_ATTR static void QK_FN(pack)(size_t n, size_t k, const int8_t *w, size_t step
 }
 #endif
 
-#ifndef QK_OWN_QUAD
-QK_ATTR static inline int32_t QK_FN(quad_code)(const qk_quad *f, int32_t x)
+/* Codes in the type of the result, y[at ...]. */
+QK_ATTR static inline void QK_FN(write)(void *y, size_t at, const int32_t *code, size_t n, qk_type type)
 {
-    const int32_t last = (int32_t)(((int64_t)f->pieces << f->segment) - 1);
-    int32_t a = f->form == 0 ? x - f->lowest : x < 0 ? -x : x;
-    a = a < last ? a : last;
-    const int32_t j = a >> f->segment;
-    const int32_t r = ((a & ((1 << f->segment) - 1)) - (1 << (f->segment - 1))) * (1 << (16 - f->segment));
-    const int32_t slope = f->linear[j] + (int32_t)qk_floor_shift((int64_t)r * f->square[j] + (1 << 14), 15);
-    const int32_t piece = f->constant[j] + (int32_t)qk_floor_shift((int64_t)r * slope + (1 << 14), 15);
-    const int32_t value = f->form == 0 ? piece : f->form == 1 ? (x > 0 ? piece : x < 0 ? -piece : 0) : (x > 0 ? x : 0) - piece;
-    return (int32_t)qk_clip(qk_half_up(value, f->guard) + f->offset, f->lo, f->hi);
+    if (type == QK_S16) {
+        int16_t *to = (int16_t *)y + at;
+        for (size_t j = 0; j < n; j++) to[j] = (int16_t)code[j];
+    } else if (type == QK_S32)
+        memcpy((int32_t *)y + at, code, 4 * n);
+    else {
+        uint8_t *to = (uint8_t *)y + at;
+        for (size_t j = 0; j < n; j++) to[j] = (uint8_t)code[j];
+    }
+}
+
+#ifndef QK_OWN_QUAD
+/* Up to QK_LANES codes; loops that look up stand apart from those that compilers vectorize. */
+QK_ATTR static void QK_FN(quad_codes)(const qk_quad *f, size_t n, const int16_t *x, int32_t *code)
+{
+    int32_t piece[QK_LANES], r[QK_LANES], b[QK_LANES], a[QK_LANES];
+    const int32_t last = (int32_t)(((int64_t)f->pieces << f->segment) - 1), inside = (int32_t)((1U << f->segment) - 1);
+    const int32_t centre = 1 << (f->segment - 1), unit = 1 << (16 - f->segment), half = (1 << f->guard) >> 1;
+    for (size_t i = 0; i < n; i++) {
+        const int32_t c = x[i], position = f->form == 0 ? c - f->lowest : c < 0 ? -c : c;
+        const int32_t at = position < last ? position : last;
+        piece[i] = at >> f->segment;
+        r[i] = ((at & inside) - centre) * unit;
+    }
+    for (size_t i = 0; i < n; i++) {
+        const int32_t j = piece[i];
+        piece[i] = f->constant[j];
+        b[i] = f->linear[j];
+        a[i] = f->square[j];
+    }
+    for (size_t i = 0; i < n; i++) {
+        const int32_t slope = b[i] + qk_floor_shift32(r[i] * a[i] + (1 << 14), 15);
+        piece[i] += qk_floor_shift32(r[i] * slope + (1 << 14), 15);
+    }
+    if (f->form == 1)
+        for (size_t i = 0; i < n; i++) piece[i] = x[i] > 0 ? piece[i] : x[i] < 0 ? -piece[i] : 0;
+    if (f->form == 2)
+        for (size_t i = 0; i < n; i++) piece[i] = (x[i] > 0 ? x[i] : 0) - piece[i];
+    for (size_t i = 0; i < n; i++)
+        code[i] = qk_clip32(qk_floor_shift32(piece[i] + half, f->guard) + f->offset, f->lo, f->hi);
 }
 
 /* slope and piece are of 16 bits for every code: quad's `check` */
 QK_ATTR static void QK_FN(quad)(const qk_quad *f, size_t rows, size_t n, const int16_t *x, size_t ldx, void *y, size_t ldy,
                                 qk_type type)
 {
+    int32_t code[QK_LANES];
     for (size_t i = 0; i < rows; i++, x += ldx)
-        for (size_t j = 0; j < n; j++) {
-            const int32_t code = QK_FN(quad_code)(f, x[j]);
-            if (type == QK_S16)
-                ((int16_t *)y)[i * ldy + j] = (int16_t)code;
-            else
-                ((uint8_t *)y)[i * ldy + j] = (uint8_t)code;
+        for (size_t j = 0; j < n; j += QK_LANES) {
+            const size_t left = n - j, most = QK_LANES, count = left < most ? left : most;
+            QK_FN(quad_codes)(f, count, x + j, code);
+            QK_FN(write)(y, i * ldy + j, code, count, type);
         }
 }
 #endif
@@ -67,40 +97,44 @@ QK_ATTR static void QK_FN(table)(const uint8_t *table, size_t n, const uint8_t *
 #endif
 
 #ifndef QK_OWN_STORE
-/* Columns first..first + n of a tile [rows][stride], n <= 64, rounded, clipped and written. */
+/* clip(round(sum mult / 2^shift) + zero), n <= 16 columns from `at` on; half and down are of shifts of 33 and more. */
+QK_ATTR static inline void QK_FN(scale)(const qk_layer *l, size_t at, size_t n, const int32_t *sums, const int32_t *half,
+                                        const int32_t *down, int small, int32_t *code)
+{
+    const int32_t *mult = l->mult + at, *shift = l->shift + at;
+    const int32_t zero = l->zero, lo = l->lo, hi = l->hi;
+    if (small)
+        for (size_t j = 0; j < n; j++)
+            code[j] = (int32_t)qk_clip(qk_half_up((int64_t)sums[j] * mult[j], shift[j]) + zero, lo, hi);
+    else /* nested floors: the low half of the product only matters to its high half */
+        for (size_t j = 0; j < n; j++) {
+            const int32_t high = (int32_t)qk_floor_shift((int64_t)sums[j] * mult[j], 32);
+            code[j] = qk_clip32(qk_floor_shift32(high + half[j], down[j]) + zero, lo, hi);
+        }
+}
+
+/* Columns first..first + n of a tile [rows][stride], rounded, clipped and written. */
 QK_ATTR static void QK_FN(store)(const qk_layer *l, size_t first, size_t rows, size_t n, const int32_t *tile, size_t stride,
                                  void *y, size_t ldy, qk_type type)
 {
-    int32_t code[QK_TILE_COLUMNS], half[QK_TILE_COLUMNS], shift[QK_TILE_COLUMNS];
-    const int32_t *mult = l->mult + first;
-    int32_t least = 62;
-    for (size_t j = 0; j < n; j++) {
-        const int32_t s = l->shift[first + j];
-        least = s < least ? s : least;
-    }
-    if (least >= 33)
-        for (size_t j = 0; j < n; j++) {
-            shift[j] = l->shift[first + j] - 32;
-            half[j] = (int32_t)1 << (shift[j] - 1);
+    int32_t code[16], half[16], down[16];
+    for (size_t j = 0; j < n; j += 16) {
+        const size_t at = first + j, count = n - j < 16 ? n - j : 16;
+        int small = 0;
+        for (size_t i = 0; i < count; i++) {
+            const int32_t s = l->shift[at + i];
+            small |= s < 33;
+            down[i] = s < 33 ? 0 : s - 32;
+            half[i] = (int32_t)(1U << down[i] >> 1);
         }
-    for (size_t i = 0; i < rows; i++, tile += stride) {
-        if (least >= 33) /* nested floors: the low half of the product only matters to its high half */
-            for (size_t j = 0; j < n; j++) {
-                const int32_t high = (int32_t)qk_floor_shift((int64_t)tile[j] * mult[j], 32);
-                const int32_t v = (int32_t)qk_floor_shift(high + half[j], shift[j]) + l->zero;
-                code[j] = v < l->lo ? l->lo : v > l->hi ? l->hi : v;
+        for (size_t i = 0; i < rows; i++)
+            if (count == 16) { /* a number that the compiler knows */
+                QK_FN(scale)(l, at, 16, tile + i * stride + j, half, down, small, code);
+                QK_FN(write)(y, i * ldy + j, code, 16, type);
+            } else {
+                QK_FN(scale)(l, at, count, tile + i * stride + j, half, down, small, code);
+                QK_FN(write)(y, i * ldy + j, code, count, type);
             }
-        else
-            for (size_t j = 0; j < n; j++) {
-                const int64_t v = qk_half_up((int64_t)tile[j] * mult[j], l->shift[first + j]) + l->zero;
-                code[j] = (int32_t)qk_clip(v, l->lo, l->hi);
-            }
-        if (type == QK_S16)
-            for (size_t j = 0; j < n; j++) ((int16_t *)y)[i * ldy + j] = (int16_t)code[j];
-        else if (type == QK_S32)
-            for (size_t j = 0; j < n; j++) ((int32_t *)y)[i * ldy + j] = code[j];
-        else
-            for (size_t j = 0; j < n; j++) ((uint8_t *)y)[i * ldy + j] = (uint8_t)code[j];
     }
 }
 #endif
@@ -111,6 +145,13 @@ QK_ATTR static void QK_FN(finish)(const qk_layer *l, size_t first, size_t rows, 
 {
     if (type == QK_ACC) {
         for (size_t i = 0; i < rows; i++) memcpy(y + 4 * i * ldy, tile + i * stride, 4 * n);
+        return;
+    }
+    if (l->quad != NULL && n < QK_LANES / 2) { /* few columns: all rows as one, results in the place of codes */
+        QK_FN(store)(l, first, rows, n, tile, stride, codes, n, QK_S16);
+        QK_FN(quad)(l->quad, 1, rows * n, codes, 0, codes, 0, type);
+        const size_t size = qk_size(type);
+        for (size_t i = 0; i < rows; i++) memcpy(y + i * ldy * size, (const uint8_t *)codes + i * n * size, n * size);
         return;
     }
     if (l->quad != NULL) {
@@ -201,10 +242,12 @@ QK_ATTR static void QK_FN(linear)(const qk_layer *l, size_t m, const uint8_t *x,
             for (size_t i = 0; i < steps; i++) /* 16 columns out of the panel, for all rows */
                 for (size_t j = 0; j < 16; j++)
                     memcpy(columns + (j * steps + i) * 4, panel + (i * width + block + j) * 4, 4);
-            for (size_t i = 0; i < m; i += 4) {
-                const size_t rows = m - i < 4 ? m - i : 4;
-                for (size_t j = 0; j < 16; j += 4)
-                    QK_FN(dots)(k, columns + 4 * j * steps, 4 * steps, l->bias + at + j, rows, x + i * ldx, ldx, tile + j);
+            for (size_t i = 0; i < m; i += QK_TILE_ROWS) {
+                const size_t left = m - i, most = QK_TILE_ROWS, rows = left < most ? left : most;
+                for (size_t r = 0; r < rows; r += 4)
+                    for (size_t j = 0; j < 16; j += 4)
+                        QK_FN(dots)(k, columns + 4 * j * steps, 4 * steps, l->bias + at + j, rows - r, x + (i + r) * ldx, ldx,
+                                    tile + 16 * r + j);
                 QK_FN(finish)(l, at, rows, count, tile, 16, (uint8_t *)y + (i * ldy + at) * size, ldy, type, codes);
             }
         }
@@ -259,14 +302,18 @@ QK_ATTR static void QK_FN(ln)(const qk_ln *f, size_t rows, const int16_t *x, siz
             squares += (int32_t)x[j] * x[j];
         }
         qk_ln_root(f, sum, squares, &root, &shift);
-        for (size_t j = 0; j < (size_t)f->channels; j++) {
-            const int64_t u = qk_floor_shift((f->channels * (int64_t)x[j] - sum) * root, shift);
-            const int64_t v = qk_floor_shift(u * f->gain[j], 32) + f->offset[j];
-            const int64_t code = qk_clip(qk_half_up(v, f->guard), f->lo, f->hi);
-            if (type == QK_S16)
-                ((int16_t *)y)[i * ldy + j] = (int16_t)code;
-            else
-                ((uint8_t *)y)[i * ldy + j] = (uint8_t)code;
+        /* 32-bit factors, whose products compilers have an instruction for */
+        const int32_t total = (int32_t)sum, by = (int32_t)root, channels = f->channels, half = 1 << (f->guard - 1);
+        int32_t code[QK_LANES];
+        for (size_t at = 0; at < (size_t)channels; at += QK_LANES) {
+            const size_t left = (size_t)channels - at, most = QK_LANES, count = left < most ? left : most;
+            const int32_t *gain = f->gain + at, *offset = f->offset + at;
+            for (size_t j = 0; j < count; j++) {
+                const int32_t u = (int32_t)qk_floor_shift((int64_t)(channels * x[at + j] - total) * by, shift);
+                const int32_t v = (int32_t)qk_floor_shift((int64_t)u * gain[j], 32) + offset[j];
+                code[j] = qk_clip32(qk_floor_shift32(v + half, f->guard), f->lo, f->hi);
+            }
+            QK_FN(write)(y, i * ldy + at, code, count, type);
         }
     }
 }
