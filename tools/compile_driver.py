@@ -90,6 +90,7 @@ def _output(path: Path) -> Path:
         if p.name not in (*FILES, *TARGETS) and not p.name.lstrip(".").startswith(STATE[1:])
     )
     if others or not _is_ours(path):
+        others += [name for name in TARGETS if (path / name).exists() and not (path / "report.json").exists()]
         what = f"holds {others[0]}" if others else "holds a report of another program"
         raise FileExistsError(f"{path} {what}: name a new folder, or one that qvit-compile wrote")
     return path

@@ -25,7 +25,7 @@ from qvit.dialects.atomic import replacing
 from qvit.dialects.semantics.integers import Array
 from qvit.dialects.types import shape_of
 
-FLAGS = ("-std=c11", "-O3", "-fPIC", "-shared")
+FLAGS = ("-std=c11", "-O3", "-falign-loops=64", "-fPIC", "-shared")
 COMPILERS = ("gcc", "clang", "cc")
 
 

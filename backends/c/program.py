@@ -94,7 +94,7 @@ def program_of(module: ModuleOp, fused: bool = True) -> Program:
     ctx = Context(Weights(module))
     for argument in function.args:
         type_of(argument)
-    found, taken = fuse(ctx, function) if fused else ({}, set[Operation]())
+    found, taken = fuse(ctx, function) if fused else (dict[Operation, Step](), set[Operation]())
     steps: list[Step] = []
     constants: dict[SSAValue, Array] = {}
     homes: dict[SSAValue, SSAValue] = {}

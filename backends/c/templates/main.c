@@ -3,8 +3,10 @@
 
 #include "model.h"
 
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <fcntl.h>
@@ -19,10 +21,19 @@ static int fail(const char *what, const char *message) {
     return 1;
 }
 
-/* `size` bytes that start at a multiple of 64; they live until the program ends. */
+/* All memory that is allocated, as a list: it lives until the program ends. */
+static void *allocated = NULL;
+
+/* `size` bytes that start at a multiple of 64; NULL where there are not as many. */
 static void *allocate(size_t size) {
-    char *memory = (char *)malloc(size + 64);
-    return memory ? memory + (64 - (size_t)memory % 64) : NULL;
+    char *memory = (char *)malloc(size + 64 + sizeof allocated);
+    if (!memory) {
+        return NULL;
+    }
+    memcpy(memory, &allocated, sizeof allocated);
+    allocated = memory;
+    memory += sizeof allocated;
+    return memory + (64 - (uintptr_t)memory % 64);
 }
 
 /* The whole file; NULL where it cannot be read. */
@@ -79,8 +90,8 @@ int main(int count, char **arguments) {
     if (status != QVIT_OK) {
         return fail(arguments[1], qvit_message(status));
     }
-    const void **from = (const void **)malloc((inputs + 1) * sizeof *from);
-    void **to = (void **)malloc((outputs + 1) * sizeof *to);
+    const void **from = (const void **)allocate((inputs + 1) * sizeof *from);
+    void **to = (void **)allocate((outputs + 1) * sizeof *to);
     if (!from || !to) {
         return fail("main", "not enough memory");
     }
@@ -114,7 +125,5 @@ int main(int count, char **arguments) {
             return fail(path, "cannot be written");
         }
     }
-    free((void *)from);
-    free(to);
     return 0;
 }

@@ -52,7 +52,7 @@ def programs() -> list[Sources]:
 def test_no_warnings(compiler: str, tmp_path: Path) -> None:
     for sources in programs():
         sources.write(tmp_path)
-        for flags in ((), ("-DQVIT_TRACE",)):
+        for flags in ((), ("-DQVIT_TRACE",)) if compiler in ("gcc", "g++") else ((),):
             compile_c([*COMPILERS[compiler], *WARNINGS, *flags, "-c", "-o", "model.o", "model.c"], tmp_path)
     if "-mgeneral-regs-only" not in COMPILERS[compiler]:
         compile_c([*COMPILERS[compiler], *WARNINGS, "-c", "-o", "main.o", "main.c"], tmp_path)
@@ -132,13 +132,8 @@ RUNS = {
     "clang -O3": ["clang", "-std=c11", "-O3", "-march=native"],
     "c++": ["g++", "-std=c++17", "-O2", "-x", "c++"],
     "sanitizers": ["gcc", "-std=c11", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
-    "sanitizers of clang": [
-        "clang",
-        "-std=c11",
-        "-O1",
-        "-fsanitize=address,undefined,unsigned-shift-base",
-        "-fno-sanitize-recover=all",
-    ],
+    # which needs no runtime library: what it finds ends the program
+    "sanitizer of clang": ["clang", "-std=c11", "-O1", "-fsanitize=undefined", "-fsanitize-trap=undefined"],
 }
 
 
@@ -299,6 +294,9 @@ def test_packing(bits: int) -> None:
 
 
 def test_an_unknown_operation_is_refused() -> None:
-    text = 'func.func @main(%x: tensor<2xi8>) -> tensor<2xi8> {\n  %y = "test.pureop"(%x) : (tensor<2xi8>) -> tensor<2xi8>\n  func.return %y : tensor<2xi8>\n}'
+    text = """func.func @main(%x: tensor<2xi8>) -> tensor<2xi8> {
+      %y = "test.pureop"(%x) : (tensor<2xi8>) -> tensor<2xi8>
+      func.return %y : tensor<2xi8>
+    }"""
     with pytest.raises(CompileError, match=r"test.pureop.*there is no C for this operation; run --integerize"):
         emit(ir_text.parse(text))

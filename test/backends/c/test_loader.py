@@ -216,5 +216,6 @@ def test_messages(raw: Raw) -> None:
 def test_tensors_without_a_place(raw: Raw) -> None:
     raw.library.qvit_input.restype = raw.library.qvit_output.restype = ctypes.c_void_p
     assert raw.library.qvit_input_count() == raw.library.qvit_output_count() == 2
-    assert raw.library.qvit_input(ctypes.c_size_t(1)) and raw.library.qvit_output(ctypes.c_size_t(1))
+    assert raw.library.qvit_input(ctypes.c_size_t(1))
+    assert raw.library.qvit_output(ctypes.c_size_t(1))
     assert raw.library.qvit_input(ctypes.c_size_t(2)) is raw.library.qvit_output(ctypes.c_size_t(2)) is None
