@@ -471,7 +471,10 @@ def function(ctx: Context, op: Operation) -> Step | None:
 
 
 def layer_norm(ctx: Context, op: Operation) -> Step | None:
-    if not isinstance(op, IntLayerNormOp) or not isinstance(found := op.approximation.data, Ln):
+    if not isinstance(op, IntLayerNormOp):
+        return None
+    found = op.approximation.data
+    if not isinstance(found, Ln) or type(found) is not Ln:  # others are derived from it
         return None
     codes, result, channels = type_of(op.input), type_of(op.result), shape_of(op.input)[-1]
     tables = [ctx.constant(value) for value in op.tables]

@@ -91,6 +91,17 @@ static inline int32_t qk_floor_shift32(int32_t x, int32_t s)
     return (-1 >> 1) == -1 ? x >> s : x < 0 ? ~(~x >> s) : x >> s;
 }
 
+/* 2^(s - 1), s 0..31, 0 for 0. Looked up: without such an instruction compilers shift vectors by way of floating point. */
+static inline int32_t qk_half(int32_t s)
+{
+    static const int32_t halves[32] = {
+        0,       1 << 0,  1 << 1,  1 << 2,  1 << 3,  1 << 4,  1 << 5,  1 << 6,  1 << 7,  1 << 8,  1 << 9,
+        1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, 1 << 15, 1 << 16, 1 << 17, 1 << 18, 1 << 19, 1 << 20,
+        1 << 21, 1 << 22, 1 << 23, 1 << 24, 1 << 25, 1 << 26, 1 << 27, 1 << 28, 1 << 29, 1 << 30,
+    };
+    return halves[s];
+}
+
 static inline int32_t qk_clip32(int32_t x, int32_t lo, int32_t hi)
 {
     const int32_t y = x < lo ? lo : x;

@@ -125,7 +125,7 @@ QK_ATTR static void QK_FN(store)(const qk_layer *l, size_t first, size_t rows, s
             const int32_t s = l->shift[at + i];
             small |= s < 33;
             down[i] = s < 33 ? 0 : s - 32;
-            half[i] = (int32_t)(1U << down[i] >> 1);
+            half[i] = qk_half(down[i]);
         }
         for (size_t i = 0; i < rows; i++)
             if (count == 16) { /* a number that the compiler knows */
