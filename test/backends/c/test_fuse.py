@@ -211,6 +211,15 @@ def test_layer_norm(result: str) -> None:
     require_same(program)
 
 
+def test_layer_norms_that_derive_from_ln_stay_apart() -> None:
+    tables = "".join(constant(f"t{i}", RNG.integers(-(1 << 20), 1 << 20, N), "i32") for i in range(2))
+    body = f"{tables}%y = qvit.int_layer_norm %x tables(%t0, %t1 : tensor<{N}xi32>, tensor<{N}xi32>)"
+    body += f" by #qvit.ibert_layernorm<guard = 16, epsilon = 4> : (tensor<5x{N}xi16>) -> tensor<5x{N}xi8>\n"
+    program = module(f"%x : tensor<5x{N}xi16>", body, "%y", f"tensor<5x{N}xi8>")
+    assert steps(program) == ["-"]
+    require_same(program)
+
+
 def residual(
     forms: tuple[str, str], options: str = "", kinds: tuple[str, str, str] = ("i16", "i16", "i16")
 ) -> ModuleOp:
