@@ -67,7 +67,11 @@ def test_an_unknown_variant_is_not_chosen(tmp_path: Path) -> None:
     assert subprocess.run([program, "mmx"], check=False).returncode == 3
 
 
-@pytest.mark.parametrize("kernel", sorted(KERNELS.glob("qk_*.h")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "kernel",
+    [KERNELS / f"qk_{name}.h" for name in ("gemm", "plain", "avx2", "avx512", "neon")],
+    ids=lambda path: path.name,
+)
 def test_kernels_have_no_floating_point(kernel: Path) -> None:
     """Neither types nor functions of floating point, nor constants; what compilers make of it is tested on whole programs."""
     words = kernel.read_text()
