@@ -215,6 +215,8 @@ def _report(
 
 def _compile(args: argparse.Namespace) -> None:
     out, pixels = _output(args.output), Pixels(args.mean, args.std, args.crop)
+    if args.weights_array and args.target != "c":
+        raise UsageError("--weights-array is for --target c")
     _scheme(args, 1)  # what is wrong with its options is said before any work
     module, declined = _load(args, pixels)
     scheme = _scheme(args, _channels(module))
@@ -224,7 +226,7 @@ def _compile(args: argparse.Namespace) -> None:
     with nullcontext() if samples is None else _resumable(out) as state:
         compiled, report = _report(args, module, samples, scheme, state)
         sources = emit(compiled.module) if args.target == "c" else None
-        _write(out, compiled, report, declined, sources)
+        _write(out, compiled, report, declined, sources, args.weights_array)
     for warning in report.warnings:
         print(f"qvit-compile: warning: {warning}", file=sys.stderr)
     print(report.text(), end="")
@@ -233,7 +235,7 @@ def _compile(args: argparse.Namespace) -> None:
 
 
 def _write(
-    out: Path, compiled: Compiled, report: CompileReport, declined: list[Remark], sources: Sources | None
+    out: Path, compiled: Compiled, report: CompileReport, declined: list[Remark], sources: Sources | None, array: bool
 ) -> None:
     """The whole folder, or nothing."""
     from qvit.tools.page.compiled import compiled_page
@@ -248,7 +250,7 @@ def _write(
             np.savez(folder / "statistics.npz", **dict(compiled.largest))  # pyright: ignore[reportArgumentType]
         if sources is not None:
             (folder / "c").mkdir()
-            sources.write(folder / "c")
+            sources.write(folder / "c", array)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -87,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
     add("-o", "--output", type=Path, required=True, metavar="OUT", help="the folder to write")
     add("--scheme", type=_scheme, default="best", metavar="NAME", help="how to get to integers (default best)")
     add("--target", choices=("c",), metavar="c", help="also write the program as C, into OUT/c")
+    add("--weights-array", action="store_true", help="with --target c: the weights as a C array, too")
     add("--list-schemes", action=_List, nargs=0, help="list the schemes")
 
     samples = arguments.add_argument_group("samples, from which scales are chosen")

@@ -22,6 +22,7 @@ from qvit.dialects.approximations.base import (
     LayerNormApproximation,
     RangeError,
     SoftmaxApproximation,
+    require,
 )
 from qvit.dialects.ops.approximated import ApproximatedOp, IntFunctionOp, IntLayerNormOp, IntSoftmaxOp
 from qvit.dialects.semantics.integers import Array, IntType
@@ -32,8 +33,10 @@ _CHUNK = 512
 """Elements that a function takes at a time: they and their words fit any first-level cache."""
 _BITS = 62
 """Of intermediates, without their sign."""
-_WIDE_BITS = 2048
-"""Of the kernels' numbers of many words, QK_WIDE_WORDS."""
+_SATURATED = IntType(8)
+"""What a saturated result stays in: of any type, it is no intermediate."""
+_OFFSET_BITS, _WIDE_BITS = 60, 2048
+"""Of the offsets of ptf_layernorm_published, and of its numbers of many words (QK_WIDE_WORDS)."""
 
 _READS_LENGTH = (Sm8, Sm8Late, Quad)
 """Those whose kernels take the length of their tables."""
@@ -112,7 +115,7 @@ def _tables(ctx: Context, op: ApproximatedOp) -> list[Array]:
     return found
 
 
-def _prove(ctx: Context, op: ApproximatedOp, codes: Interval, result: IntType) -> None:
+def _prove(ctx: Context, op: ApproximatedOp, codes: Interval) -> None:
     """CompileError unless no intermediate overflows and no index leaves its table, for all codes of the type."""
     approximation, tables = op.approximation.data, _tables(ctx, op)
     length = shape_of(op.input)[-1] if shape_of(op.input) else 1
@@ -123,36 +126,35 @@ def _prove(ctx: Context, op: ApproximatedOp, codes: Interval, result: IntType) -
             case Sw() | SwLate():
                 approximation.check(codes, length, tables)
             case PtfLayerNorm() | PtfLayerNormPublished():
-                if tables[0].min(initial=0) < 0 or tables[0].max(initial=0) > 7:
-                    raise RangeError("factors must be in 0..7")
+                require(tables[0].min() >= 0 and tables[0].max() <= 7, "factors must be in 0..7")
             case Quad():
-                if len({len(table) for table in tables}) > 1:
-                    raise RangeError("the tables have different lengths")
+                require(len({len(table) for table in tables}) == 1, "the tables have different lengths")
             case _:
                 pass
         match approximation:
             case SoftmaxApproximation():
                 intermediates = approximation.intermediates(codes, length, tables)
             case FunctionApproximation():
-                intermediates = approximation.intermediates(codes, tables, result)
+                intermediates = approximation.intermediates(codes, tables, _SATURATED)
             case LayerNormApproximation():
-                intermediates = approximation.intermediates(codes, length, tables, result)
+                intermediates = approximation.intermediates(codes, length, tables, _SATURATED)
             case _:
                 raise AssertionError(approximation)
     except RangeError as error:
-        raise refusal(op, str(error), "C has no bounds checks to catch it") from error
-    for name, (lo, hi) in {"code": codes, "spread of codes": (0, codes[1] - codes[0]), **intermediates}.items():
+        raise refusal(
+            op, str(error), "requantize the operand, or build the approximation for codes of its type"
+        ) from error
+    for name, (lo, hi) in {"code": codes, **intermediates}.items():
         if max(-lo, hi) >= 1 << _BITS:
             reach = f"{name} reaches {max(-lo, hi)} for codes in {codes[0]}..{codes[1]}, beyond {_BITS} bits"
             raise refusal(op, reach, "requantize the operand to a narrower type")
     if isinstance(approximation, PtfLayerNormPublished):
-        bits = _wide_bits(approximation, tables)
-        if bits > _WIDE_BITS:
-            raise refusal(
-                op,
-                f"comparing its constants takes numbers of {bits} bits, {_WIDE_BITS} are possible",
-                "gamma, beta and the scale are of very different sizes: use ptf-layernorm",
+        most, bits = intermediates["B"][1], _wide_bits(approximation, tables)
+        if most >= 1 << _OFFSET_BITS or bits > _WIDE_BITS:
+            found = (
+                f"B reaches {most} (2^{_OFFSET_BITS} is possible), and comparing takes {bits} bits ({_WIDE_BITS} are)"
             )
+            raise refusal(op, found, "gamma, beta and the scale are of very different sizes: use ptf-layernorm")
 
 
 def _wide_bits(approximation: PtfLayerNormPublished, tables: Sequence[Array]) -> int:
@@ -201,7 +203,7 @@ def _row_start(shape: Sequence[int], strides: Sequence[int]) -> str:
 def _softmax(ctx: Context, op: IntSoftmaxOp) -> Step:
     approximation, codes, shape = op.approximation.data, type_of(op.input), shape_of(op.input)
     assert isinstance(approximation, SoftmaxApproximation)
-    _prove(ctx, op, (codes.lo, codes.hi), type_of(op.outputs[0]))
+    _prove(ctx, op, (codes.lo, codes.hi))
     n, call = str(shape[-1]), _call(op).on(str(shape[-1]))
     mask = "NULL, 0"
     if op.mask is not None:
@@ -224,7 +226,7 @@ def _function(ctx: Context, op: IntFunctionOp) -> Step:
     approximation, codes, shape = op.approximation.data, type_of(op.input), shape_of(op.input)
     assert isinstance(approximation, FunctionApproximation)
     zero_point = int(ctx.zero_point(op.input_zero_point))
-    _prove(ctx, op, (codes.lo - zero_point, codes.hi - zero_point), type_of(op.result))
+    _prove(ctx, op, (codes.lo - zero_point, codes.hi - zero_point))
     if approximation.rowwise:
         return _rows(op, op.result, zero_point)
     size = prod(shape)
@@ -240,7 +242,7 @@ def _function(ctx: Context, op: IntFunctionOp) -> Step:
 
 def _layer_norm(ctx: Context, op: IntLayerNormOp) -> Step:
     codes = type_of(op.input)
-    _prove(ctx, op, (codes.lo, codes.hi), type_of(op.result))
+    _prove(ctx, op, (codes.lo, codes.hi))
     return _rows(op, op.result, 0)
 
 

@@ -45,11 +45,28 @@ class Sources:
         arena, weights = self.arena / 2**20, len(self.weights) / 2**20
         return f"C: {len(self.program.steps)} functions, arena {arena:.2f} MiB, weights {weights:.2f} MiB"
 
-    def write(self, folder: Path) -> None:
-        """All files into a folder that exists."""
+    def write(self, folder: Path, array: bool = False) -> None:
+        """All files into a folder that exists; with `array` the weights as C text too, for targets without files."""
         for name, text in self.texts.items():
             (folder / name).write_text(text, encoding="utf-8")
         (folder / WEIGHTS).write_bytes(self.weights)
+        if array:
+            (folder / "weights.c").write_text(_array(self.weights), encoding="utf-8")
+
+
+def _array(weights: bytes) -> str:
+    """The blob as an array; `extern`, for in C++ a constant is private without it."""
+    rows = (", ".join(map(str, weights[k : k + 32])) for k in range(0, len(weights), 32))
+    return (
+        "/* model.weights as an array of qvit_weights_size() bytes. */\n"
+        f"#ifdef __cplusplus\n#define ALIGNED alignas({ALIGNMENT})\n"
+        f'extern "C" const unsigned char qvit_weights[{len(weights)}];\n'
+        f"#else\n#define ALIGNED _Alignas({ALIGNMENT})\n"
+        f"extern const unsigned char qvit_weights[{len(weights)}];\n#endif\n\n"
+        f"ALIGNED const unsigned char qvit_weights[{len(weights)}] = {{\n"
+        + "".join(f"    {row},\n" for row in rows)
+        + "};\n"
+    )
 
 
 def emit(module: ModuleOp, order: ByteOrder = "little", fused: bool = True) -> Sources:

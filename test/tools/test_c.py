@@ -129,5 +129,14 @@ def test_a_folder_of_somebody_else(tool: Tool, folder: Path) -> None:
     assert (folder / "out" / "c" / "theirs.c").exists()
 
 
+def test_a_weights_array(tool: Tool, folder: Path) -> None:
+    onnx.save(vit(Variant()), "small.onnx")
+    np.savez("samples.npz", image=images(5))
+    arguments = ["small.onnx", "--dim", "batch=2", "--calibrate", "samples.npz", "-o", "out", "--weights-array"]
+    assert "--weights-array is for --target c" in tool(*arguments).failed(2)
+    tool(*arguments, "--target", "c").succeeded()
+    assert "qvit_weights[" in Path("out/c/weights.c").read_text()
+
+
 def test_an_unknown_target(tool: Tool, folder: Path) -> None:
     assert "invalid choice: 'fortran'" in tool("m.onnx", "--target", "fortran", "-o", "out").failed(2)

@@ -734,7 +734,6 @@ static inline int qk_compare_root(const qk_shifted_root *s, int64_t half) {
         sign *= qk_wide_subtract(&whole, &beta, &other);
     } else {
         qk_wide_add(&whole, &beta, &other);
-        sign = s->beta < 0 || half > 0 ? -1 : 1;
     }
     sign = whole.size ? sign : 0;
     const int root_sign = root.size ? -s->sign : 0;
@@ -748,7 +747,7 @@ static inline int qk_compare_root(const qk_shifted_root *s, int64_t half) {
     return sign * qk_wide_compare(&whole, &root);
 }
 
-/* The number that s stands for, of less than 62 bits, rounded half to even. */
+/* The number that s stands for, less than 2^60, rounded half to even. */
 static inline int64_t qk_round_root(const qk_shifted_root *s) {
     /* low - 1/2 <= v < high - 1/2 */
     int64_t low = 0, high = 1;

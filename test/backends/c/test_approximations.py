@@ -1,22 +1,42 @@
-"""Every integer approximation in C against its semantics: equal on random and extreme rows, optimised and sanitised."""
+"""Every integer approximation in C against its semantics: equal on random and extreme rows, optimised and sanitised.
+
+Sanitised, the steps run on memory of exactly the size of each tensor, which one arena for all would hide.
+"""
 
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
 import pytest
 from approximation_examples import EXAMPLES, FINE, NARROW, WIDE, Example, arrays, masks, rows
-from xdsl.dialects.builtin import ModuleOp, TensorType
-from xdsl.ir import Block
+from xdsl.dialects.builtin import IntegerType, ModuleOp, TensorType
+from xdsl.dialects.func import FuncOp, ReturnOp
+from xdsl.ir import Block, Region, SSAValue
 
 from qvit.backends.c.approximations import APPROXIMATION_EMITTERS
-from qvit.backends.c.step import Context, Step, c_type, type_of
-from qvit.dialects.approximations import FUNCTION, LAYER_NORM, SOFTMAX
+from qvit.backends.c.loader import load
+from qvit.backends.c.step import CompileError, Context, Step, c_type, type_of
+from qvit.dialects.approximations import (
+    FUNCTION,
+    LAYER_NORM,
+    SOFTMAX,
+    Lin,
+    Ln,
+    PtfLayerNorm,
+    PtfLayerNormPublished,
+    Quad,
+    Shiftmax,
+    Sm8,
+    Sw,
+    SwLate,
+    Table,
+)
 from qvit.dialects.approximations.base import (
+    Approximation,
     Built,
     Codes,
     FunctionApproximation,
@@ -29,155 +49,19 @@ from qvit.dialects.approximations.base import (
 )
 from qvit.dialects.ops.approximated import ApproximatedOp, IntFunctionOp, IntLayerNormOp, IntSoftmaxOp
 from qvit.dialects.ops.weights import ConstantOp
-from qvit.dialects.semantics.integers import Array, IntType
+from qvit.dialects.semantics.integers import Array, Int64, IntType
 from qvit.dialects.types import BOOLEAN, integer_element
 from qvit.dialects.weights import Weights
 
 KERNELS = Path(__file__).parents[3] / "backends" / "c" / "kernels"
 WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror"]
 BUILDS = {
-    "optimised": ["gcc", "-std=c11", "-O3"],
     "sanitised": ["gcc", "-std=c11", "-O1", "-g", "-fsanitize=undefined,address", "-fno-sanitize-recover=all"],
     "c++": ["g++", "-std=c++17", "-O0"],
 }
+FAMILIES = {"softmax": SOFTMAX, "function": FUNCTION, "layer_norm": LAYER_NORM}
+I16, I32, I64 = IntType(16), IntType(32), IntType(64)
 LENGTHS = (1, 2, 17, 197, 257)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One operation, what it takes, and what the semantics makes of that."""
-
-    name: str
-    step: Step
-    inputs: Sequence[Array]
-    expected: Sequence[Array]
-
-
-def operation(
-    built: Built, codes: IntType, shape: Sequence[int], mask: Sequence[int] | None = None, zero_point: int = 0
-) -> ApproximatedOp:
-    """The operation on an argument of a block, with constant tables."""
-    elements = [integer_element(t) for t in built.results]
-    types = [TensorType(integer_element(codes), shape)]
-    types += [TensorType(BOOLEAN, mask)] if mask is not None else []
-    block = Block(arg_types=types)
-    x, *masked = block.args
-    constants = [ConstantOp(v, integer_element(t)) for v, (_, t) in zip(arrays(built), built.tables, strict=True)]
-    tables = [c.result for c in constants]
-    match built.approximation:
-        case SoftmaxApproximation():
-            op = IntSoftmaxOp(x, built.approximation, tables, elements, *masked)
-        case FunctionApproximation():
-            op = IntFunctionOp(x, built.approximation, tables, elements[0], zero_point)
-        case _:
-            op = IntLayerNormOp(x, built.approximation, tables, elements[0])
-    block.add_ops([*constants, op])
-    op.verify()
-    return op
-
-
-def step_of(op: ApproximatedOp) -> Step:
-    return APPROXIMATION_EMITTERS[type(op)](Context(Weights(ModuleOp([]))), op)
-
-
-def case(name: str, built: Built, codes: IntType, x: Array, mask: Array | None = None, zero_point: int = 0) -> Case:
-    """x: codes [..., N] as int64."""
-    approximation, tables = built.approximation, arrays(built)
-    match approximation:
-        case SoftmaxApproximation():
-            expected = approximation.apply(x, tables, mask, built.results)
-        case FunctionApproximation():
-            expected = (approximation.apply(x - zero_point, tables, built.results[0]),)
-        case _:
-            assert isinstance(approximation, LayerNormApproximation)
-            expected = (approximation.apply(x, tables, built.results[0]),)
-    op = operation(built, codes, x.shape, None if mask is None else mask.shape, zero_point)
-    inputs = [x.astype(codes.dtype), *tables, *([] if mask is None else [mask])]
-    return Case(name, step_of(op), inputs, expected)
-
-
-def program(cases: Sequence[Case]) -> str:
-    """A main that reads the operands of all cases, each into memory of exactly its size, and writes the results."""
-    text = '#include <stdio.h>\n#include <stdlib.h>\n#include "qk_approx.h"\n'
-    text += (
-        "static void *get(size_t n) { void *p = malloc(n); if (!p || fread(p, 1, n, stdin) != n) exit(1); return p; }\n"
-    )
-    text += "static void put(void *p, size_t n) { if (fwrite(p, 1, n, stdout) != n) exit(1); free(p); }\n"
-    main = ""
-    for k, c in enumerate(cases):
-        inputs = [(name, c_type(type_of(v))) for name, v in c.step.operands.items()]
-        results = [(name, c_type(type_of(v))) for name, v in c.step.results.items()]
-        parameters = [*(f"const {t} *{n}" for n, t in inputs), *(f"{t} *{n}" for n, t in results), "void *scratch"]
-        text += f"static void case_{k}({', '.join(parameters)}) {{ /* {c.name} */\n{c.step.body}\n}}\n"
-        sizes = [("malloc", a.nbytes, t) for a, (_, t) in zip(c.expected, results, strict=True)]
-        sizes = [("get", a.nbytes, t) for a, (_, t) in zip(c.inputs, inputs, strict=True)] + sizes
-        main += f"void *p{k}[] = {{{', '.join(f'{call}({size})' for call, size, _ in sizes)}}};\n"
-        main += f"void *scratch{k} = malloc({c.step.scratch});\n"
-        arguments = [f"({t} *)p{k}[{i}]" for i, (*_, t) in enumerate(sizes)]
-        main += f"case_{k}({', '.join(arguments)}, scratch{k});\nfree(scratch{k});\n"
-        main += "".join(
-            f"{'put' if call == 'malloc' else 'free'}(p{k}[{i}]{f', {size}' if call == 'malloc' else ''});\n"
-            for i, (call, size, _) in enumerate(sizes)
-        )
-    return f"{text}int main(void) {{\n{main}return 0;\n}}\n"
-
-
-def run(cases: Sequence[Case], build: str, folder: Path) -> list[list[Array]]:
-    """The results of all cases."""
-    source, binary = folder / f"cases.{'cpp' if build == 'c++' else 'c'}", folder / "cases"
-    source.write_text(program(cases))
-    compiled = subprocess.run(
-        [*BUILDS[build], *WARNINGS, "-I", str(KERNELS), str(source), "-o", str(binary)], capture_output=True, text=True
-    )
-    assert compiled.returncode == 0, compiled.stderr
-    data = b"".join(a.tobytes() for c in cases for a in c.inputs)
-    done = subprocess.run([str(binary)], input=data, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
-    found: list[list[Array]] = []
-    at = 0
-    for c in cases:
-        found.append([])
-        for a in c.expected:
-            found[-1].append(np.frombuffer(done.stdout, a.dtype, a.size, at).reshape(a.shape))
-            at += a.nbytes
-    assert at == len(done.stdout)
-    return found
-
-
-def check(cases: Sequence[Case], build: str, folder: Path) -> None:
-    for c, found in zip(cases, run(cases, build, folder), strict=True):
-        for mine, theirs in zip(found, c.expected, strict=True):
-            assert mine.tolist() == theirs.tolist(), c.name
-
-
-def built_for(example: Example, codes: Codes, length: int) -> Built | None:
-    """The approximation for such rows of codes; None where it cannot be made for them."""
-    approximation = example.built.approximation
-    rng = np.random.default_rng(length)
-    try:
-        match approximation:
-            case SoftmaxApproximation():
-                scale = approximation.preferred_scale(codes.scale)
-                return type(approximation).build(SoftmaxSpec(replace(codes, scale=scale), length))
-            case FunctionApproximation():
-                output = Codes(Fraction(1, 20), 0, IntType(8))
-                return type(approximation).build(FunctionSpec("gelu", codes, output))
-            case _:
-                assert isinstance(approximation, LayerNormApproximation)
-                gamma, beta = rng.normal(1, 1, length), rng.normal(0, 0.5, length)
-                factors = rng.integers(0, 4, length) if approximation.takes_factors else None
-                output = Codes(Fraction(1, 30), 3, IntType(8))
-                return type(approximation).build(LayerNormSpec(gamma, beta, 1e-5, codes, output, factors))
-    except RangeError:
-        return None
-
-
-def inputs_of(codes: IntType, length: int) -> Array:
-    """Rows of every kind."""
-    reach = codes if codes.bits <= 16 else IntType(20, codes.signed)
-    return rows(np.random.default_rng(length), (reach.lo, reach.hi), length, 3)
-
-
 TYPES = (
     NARROW,
     replace(NARROW, type=IntType(8, False), zero_point=128),
@@ -190,47 +74,365 @@ TYPES = (
     replace(WIDE, type=IntType(18, False), zero_point=1000),
 )
 """Every C type of at most 32 bits, also with some bits not used."""
-WIDER = (replace(WIDE, type=IntType(32)), replace(WIDE, type=IntType(32, False)), replace(WIDE, type=IntType(40)))
-"""Of scores alone: others of so many bits are refused."""
+SCORES = (*TYPES, *(replace(WIDE, type=type) for type in (IntType(32), IntType(32, False), IntType(40))))
+"""Scores may be wider, for only their differences matter."""
 
 
-def cases_of(examples: Sequence[Example]) -> Iterator[Case]:
-    for example in examples:
-        approximation, wanted = example.built.approximation, example.codes.type
-        for length in LENGTHS:
-            built = example.built if length == 17 and isinstance(approximation, FunctionApproximation) else None
-            built = built or built_for(example, example.codes, length)
-            assert built is not None, example.name
-            yield from masked(f"{example.name} {wanted} {length}", built, example.codes, length)
-        for codes in (*TYPES, *WIDER) if isinstance(approximation, SoftmaxApproximation) else TYPES:
-            if (built := built_for(example, codes, 17)) is not None:
-                yield from masked(f"{example.name} {codes.type} 17", built, codes, 17)
+@dataclass(frozen=True)
+class Case:
+    """An operation and what it takes: codes [..., N] as int64."""
+
+    name: str
+    built: Built
+    codes: IntType
+    x: Int64
+    mask: Array | None = None
+    zero_point: int = 0
+
+    @cached_property
+    def expected(self) -> tuple[Array, ...]:
+        """What the semantics makes of it."""
+        tables, results = arrays(self.built), self.built.results
+        match self.built.approximation:
+            case SoftmaxApproximation() as approximation:
+                return approximation.apply(self.x, tables, self.mask, results)
+            case FunctionApproximation() as approximation:
+                return (approximation.apply(self.x - self.zero_point, tables, results[0]),)
+            case LayerNormApproximation() as approximation:
+                return (approximation.apply(self.x, tables, results[0]),)
+            case approximation:
+                raise AssertionError(approximation)
+
+    def inputs(self, constant: bool) -> list[Array]:
+        """The arguments that `operation` adds."""
+        tables = [] if constant else arrays(self.built)
+        return [self.x.astype(self.codes.dtype), *tables, *([] if self.mask is None else [self.mask])]
+
+    def operation(self, block: Block, constant: bool) -> ApproximatedOp:
+        """At the end of a block, on new arguments of it: codes, tables unless they are constants, a mask."""
+
+        def argument(element: IntegerType, shape: Sequence[int]) -> SSAValue:
+            return block.insert_arg(TensorType(element, shape), len(block.args))
+
+        def table(values: Array, element: IntegerType) -> SSAValue:
+            if not constant:
+                return argument(element, values.shape)
+            op = ConstantOp(values, element)
+            block.add_op(op)
+            return op.result
+
+        built = self.built
+        x = argument(integer_element(self.codes), self.x.shape)
+        tables = [table(v, integer_element(t)) for v, (_, t) in zip(arrays(built), built.tables, strict=True)]
+        mask = argument(BOOLEAN, self.mask.shape) if self.mask is not None else None
+        elements = [integer_element(t) for t in built.results]
+        match built.approximation:
+            case SoftmaxApproximation():
+                op = IntSoftmaxOp(x, built.approximation, tables, elements, mask)
+            case FunctionApproximation():
+                op = IntFunctionOp(x, built.approximation, tables, elements[0], self.zero_point)
+            case _:
+                op = IntLayerNormOp(x, built.approximation, tables, elements[0])
+        block.add_op(op)
+        op.verify()
+        return op
 
 
-def masked(name: str, built: Built, codes: Codes, length: int) -> Iterator[Case]:
-    """One case, and for softmax another with a mask."""
-    x = inputs_of(codes.type, length)
-    zero_point = codes.zero_point * bool(getattr(built.approximation, "centred", False))
+def output_of(codes: IntType) -> Codes | None:
+    """Probabilities of as many bits as their scores; of 8 unless asked for others."""
+    return (
+        None if codes.bits <= 8 else Codes(Fraction(1, 32767 if codes.signed else 65535), 0, IntType(16, codes.signed))
+    )
+
+
+def built_for(example: Example, codes: Codes, length: int) -> Built | None:
+    """The approximation for such rows of codes; None where it cannot be made for them."""
+    rng = np.random.default_rng(length)
     try:
-        yield case(name, built, codes.type, x, None, zero_point)
-    except OverflowError:  # of a published one, whose results may need more bits
-        built = replace(built, results=(IntType(64),))
-        yield case(name, built, codes.type, x, None, zero_point)
-    if isinstance(built.approximation, SoftmaxApproximation):
-        yield case(f"{name} masked", built, codes.type, x, masks(np.random.default_rng(length), x))
+        match example.built.approximation:
+            case SoftmaxApproximation() as approximation:
+                scores = replace(codes, scale=approximation.preferred_scale(codes.scale))
+                return type(approximation).build(SoftmaxSpec(scores, length, output_of(codes.type)))
+            case FunctionApproximation() as approximation:
+                output = Codes(Fraction(1, 20), 0, IntType(8))
+                return type(approximation).build(FunctionSpec("gelu", codes, output))
+            case LayerNormApproximation() as approximation:
+                gamma, beta = rng.normal(1, 1, length), rng.normal(0, 0.5, length)
+                factors = rng.integers(0, 4, length) if approximation.takes_factors else None
+                output = Codes(Fraction(1, 30), 3, IntType(8))
+                return type(approximation).build(LayerNormSpec(gamma, beta, 1e-5, codes, output, factors))
+            case approximation:
+                raise AssertionError(approximation)
+    except RangeError:
+        return None
 
 
-FAMILIES = {"softmax": SOFTMAX, "function": FUNCTION, "layer_norm": LAYER_NORM}
+def inputs_of(codes: IntType, length: int) -> Int64:
+    """Rows of every kind, some that hardly vary."""
+    rng, reach = np.random.default_rng(length), IntType(min(codes.bits, 20), codes.signed)
+    level = rng.integers(reach.lo, reach.hi - 3, (4, 1))
+    near = level + rng.integers(0, [[2], [2], [3], [4]], (4, length))
+    return np.concatenate([rows(rng, (reach.lo, reach.hi), length, 3), near])
+
+
+def cases_of(example: Example) -> Iterator[Case]:
+    """All lengths of rows of its own codes, and codes of all types that it can be built for."""
+    softmax = example.name in SOFTMAX
+    for codes, length in [
+        *((example.codes, n) for n in LENGTHS),
+        *((codes, 17) for codes in (SCORES if softmax else TYPES)),
+    ]:
+        built = built_for(example, codes, length)
+        if built is None:
+            assert codes is not example.codes
+            continue
+        x, name = inputs_of(codes.type, length), f"{example.name} {codes.type} {length}"
+        zero_point = codes.zero_point if getattr(built.approximation, "centred", False) else 0
+        case = Case(name, built, codes.type, x, None, zero_point)
+        try:
+            _ = case.expected
+        except OverflowError:  # of a published one, whose results may need more bits
+            built = replace(built, results=(IntType(64),))
+        yield Case(name, built, codes.type, x, None, zero_point)
+        if softmax:
+            yield Case(f"{name} masked", built, codes.type, x, masks(np.random.default_rng(length), x))
 
 
 @cache
 def cases_of_family(family: str) -> list[Case]:
-    return list(cases_of([e for e in EXAMPLES if e.name in FAMILIES[family]]))
+    return [case for e in EXAMPLES if e.name in FAMILIES[family] for case in cases_of(e)]
+
+
+def check(cases: Sequence[Case], found: Sequence[Array]) -> None:
+    """All results are those of the semantics."""
+    expected = [(case.name, array) for case in cases for array in case.expected]
+    for (name, wanted), mine in zip(expected, found, strict=True):
+        assert (mine.dtype, mine.tolist()) == (wanted.dtype, wanted.tolist()), name
+
+
+# --- steps, each on memory of its own ---
+
+
+def step_of(case: Case, constant: bool = True) -> Step:
+    op = case.operation(Block(), constant)
+    return APPROXIMATION_EMITTERS[type(op)](Context(Weights(ModuleOp([]))), op)
+
+
+def main_of(cases: Sequence[Case]) -> str:
+    """A program that reads the operands of each case, runs it, and writes its results."""
+    functions, calls = "", ""
+    for case in cases:
+        step = step_of(case)
+        inputs = [(f"const {c_type(type_of(value))} *", name) for name, value in step.operands.items()]
+        results = [(f"{c_type(type_of(value))} *", name) for name, value in step.results.items()]
+        parameters = [*(t + name for t, name in (*inputs, *results)), "void *scratch"]
+        name = f"case_{functions.count('static void case_')}"
+        functions += f"static void {name}({', '.join(parameters)}) {{\n{step.body}\n}}\n"
+        made = [f"get({array.nbytes})" for array in case.inputs(False)]
+        made += [f"malloc({size})" for size in (*(array.nbytes for array in case.expected), step.scratch)]
+        calls += f"{{\nvoid *p[] = {{{', '.join(made)}}};\n"
+        types = [*(t for t, _ in (*inputs, *results)), "void *"]
+        calls += f"{name}({', '.join(f'({t})p[{i}]' for i, t in enumerate(types))});\n"
+        for i, array in enumerate(case.expected, len(inputs)):
+            calls += f"put(p[{i}], {array.nbytes});\n"
+        calls += f"for (size_t i = 0; i < {len(types)}; ++i) {{\nfree(p[i]);\n}}\n}}\n"
+    return f"""\
+#include <stdio.h>
+#include <stdlib.h>
+#include "qk_approx.h"
+static void *get(size_t size) {{
+    void *data = malloc(size);
+    if (!data || fread(data, 1, size, stdin) != size) exit(1);
+    return data;
+}}
+static void put(const void *data, size_t size) {{
+    if (fwrite(data, 1, size, stdout) != size) exit(1);
+}}
+{functions}
+int main(void) {{
+{calls}return 0;
+}}
+"""
+
+
+def run_steps(cases: Sequence[Case], build: str, folder: Path) -> list[Array]:
+    """The results of all cases."""
+    source, binary = folder / f"cases.{'cpp' if build == 'c++' else 'c'}", folder / "cases"
+    source.write_text(main_of(cases))
+    command = [*BUILDS[build], *WARNINGS, "-I", str(KERNELS), str(source), "-o", str(binary)]
+    compiled = subprocess.run(command, capture_output=True, text=True)
+    assert compiled.returncode == 0, compiled.stderr
+    data = b"".join(array.tobytes() for case in cases for array in case.inputs(False))
+    done = subprocess.run([str(binary)], input=data, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    wanted = [array for case in cases for array in case.expected]
+    ends = np.cumsum([array.nbytes for array in wanted]).tolist()
+    assert ends[-1] == len(done.stdout)
+    parts = (done.stdout[end - array.nbytes : end] for array, end in zip(wanted, ends, strict=True))
+    return [np.frombuffer(part, a.dtype).reshape(a.shape) for part, a in zip(parts, wanted, strict=True)]
 
 
 @pytest.mark.parametrize("build", BUILDS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_approximation(family: str, build: str, tmp_path: Path) -> None:
+def test_steps(family: str, build: str, tmp_path: Path) -> None:
     cases = cases_of_family(family)
-    assert {c.name.split()[0] for c in cases} == set(FAMILIES[family])
-    check(cases, build, tmp_path)
+    assert {case.name.split()[0] for case in cases} == set(FAMILIES[family])
+    check(cases, run_steps(cases, build, tmp_path))
+
+
+# --- whole programs ---
+
+
+def run_program(cases: Sequence[Case], folder: Path, constant: bool = True) -> list[Array]:
+    """The results of all cases, operations of one program."""
+    block = Block()
+    results = [result for case in cases for result in case.operation(block, constant).results]
+    block.add_op(ReturnOp(*results))
+    types = [value.type for value in block.args], [value.type for value in results]
+    module = ModuleOp([FuncOp("main", types, Region(block))])
+    module.verify()
+    inputs = [array for case in cases for array in case.inputs(constant)]
+    return load(module, flags=["-O3"], cache=folder)(*inputs)
+
+
+VALUES_MATTER = (Sw, SwLate, PtfLayerNorm, PtfLayerNormPublished)
+
+
+@pytest.mark.parametrize("constant", [True, False], ids=["constants", "arguments"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_programs(family: str, constant: bool, tmp_path: Path) -> None:
+    """With tables as constants and, where nothing has to be proven of their values, as arguments."""
+    cases = [c for c in cases_of_family(family) if constant or not isinstance(c.built.approximation, VALUES_MATTER)]
+    check(cases, run_program(cases, tmp_path, constant))
+
+
+def test_masks_broadcast(tmp_path: Path) -> None:
+    """Every dimension of the mask may be 1 or, leading ones, missing."""
+    rng = np.random.default_rng(0)
+    built = built_for(next(e for e in EXAMPLES if e.name == "sm8-late"), NARROW, 5)
+    assert built is not None
+    x = rng.integers(-128, 127, (2, 3, 4, 5), np.int64, endpoint=True)
+    shapes = [(5,), (1,), (4, 5), (4, 1), (3, 1, 5), (3, 1, 1), (2, 1, 1, 5), (2, 1, 4, 1), (2, 3, 1, 5), (2, 3, 4, 5)]
+    shapes += [(1, 3, 4, 5), (2, 1, 4, 5), (2, 3, 4, 1), (1, 1, 1, 1)]
+    cases = [Case(str(s), built, NARROW.type, x, rng.integers(0, 2, s).astype(np.uint8)) for s in shapes]
+    check(cases, run_program(cases, tmp_path))
+
+
+def test_functions_of_any_shape(tmp_path: Path) -> None:
+    """Elements are taken in chunks: a scalar, and sizes about a chunk."""
+    built = built_for(next(e for e in EXAMPLES if e.name == "table"), NARROW, 1)
+    assert built is not None
+    shapes = [(), (1,), (3, 0), (7, 73), (512,), (513, 1), (2, 512)]
+    rng = np.random.default_rng(0)
+    cases = [Case(str(s), built, NARROW.type, np.asarray(rng.integers(-128, 128, s), np.int64)) for s in shapes]
+    check(cases, run_program(cases, tmp_path))
+
+
+def test_results_saturate(tmp_path: Path) -> None:
+    """A result that does not fit its type is an error in the semantics; in C it is the nearest that fits."""
+    table = np.arange(-128, 128) * 3
+    built = Built(Table(-128), ((table, IntType(16)),), (IntType(7),), np.array(1.0))
+    case = Case("table", built, IntType(8), np.arange(-128, 128))
+    with pytest.raises(OverflowError):
+        _ = case.expected
+    (y,) = run_program([case], tmp_path)
+    assert y.tolist() == table.clip(-64, 63).tolist()
+
+
+TIES = [(n, -1) for n in (1, 3, 5, 7, -1, -3, -5, -7)]
+"""Offsets between two integers, where gain and denominator are 1 and the sum or the variance's root whole."""
+EXTREMES = [(1, 0), (-1, -32), (3, -2), (-3, -33), (0, 0), (5, -90), (-7, -31), (1, -8)]
+GAINS = [(1, 0), (-1, -1), (3, -4), (1, 12), (-5, 3), (1, -60), (1, 40), (0, 0)]
+
+
+def tie_cases() -> Iterator[Case]:
+    """Mantissas that saturate, vanish, or are a power of two, too; all numbers are (n, power) for n 2^power."""
+    x = np.array(
+        [[0] * 8, [1] * 8, [1, -1] * 4, [1] * 4 + [0] * 4, [-1] * 4 + [0] * 4, [3, 1, -1, -3] * 2, [9, *[-1] * 7]]
+        + [[100, -100, 7, 7, 0, 0, -7, -7]]
+    )
+    for gains, offsets in (([(1, 12)] * 8, TIES), ([(-1, 12)] * 8, TIES), (GAINS, EXTREMES)):
+        (gain, gain_power), (offset, offset_power) = np.array(gains).T, np.array(offsets).T
+        tables = ((gain * 0, IntType(8)), (gain, IntType(64)), (gain_power, IntType(16)))
+        tables += ((offset, IntType(64)), (offset_power, IntType(16)))
+        for denominator in (1, 3, 1 << 20, (1 << 53) - 1):
+            for zero_points in ((0, 0), (-5, 7)):
+                approximation = PtfLayerNormPublished(denominator, *zero_points)
+                yield Case(f"ties {approximation}", Built(approximation, tables, (I64,), np.array(1.0)), IntType(8), x)
+
+
+def test_ptf_rounds_ties_to_even(tmp_path: Path) -> None:
+    cases = list(tie_cases())
+    check(cases, run_program(cases, tmp_path))
+
+
+# --- what is refused ---
+
+
+def refused(
+    approximation: Approximation, tables: Sequence[tuple[Sequence[int], IntType]], codes: IntType, **more: int
+) -> str:
+    """The message."""
+    built = Built(approximation, tuple((np.array(v, np.int64), t) for v, t in tables), (IntType(8),), np.array(1.0))
+    case = Case("", built, codes, np.zeros((2, more.pop("length", 4)), np.int64), zero_point=more.pop("zero_point", 0))
+    with pytest.raises(CompileError) as error:
+        step_of(case, constant=bool(more.pop("constant", True)))
+    return str(error.value)
+
+
+def test_refuses_indices_beyond_a_table() -> None:
+    table = [(range(100), IntType(8))]
+    assert "the table has results for codes -50..49, the codes are -128..127" in refused(Table(-50), table, IntType(8))
+    assert "the table has results for codes -128..-29" in refused(Table(-128), table, IntType(8))
+    nodes = [(range(257), I16)]
+    assert "nodes reach over codes -512..511" in refused(Lin(-512, 2, 0, 0), nodes, IntType(11))
+    assert "pieces reach over codes -2048..2047" in refused(
+        Quad(0, -2048, 6, 0, 0), [(range(64), I16)] * 3, IntType(13)
+    )
+    assert "at most 16 bits" in refused(Quad(1, 0, 6, 0, 0), [(range(64), I16)] * 3, IntType(18))
+    uneven = [(range(64), I16), (range(63), I16), (range(64), I16)]
+    assert "different lengths" in refused(Quad(1, 0, 6, 0, 0), uneven, IntType(12))
+
+
+def test_zero_points_count() -> None:
+    """x - zero point is the index."""
+    table = [(range(256), IntType(16))]
+    assert "the codes are -129..126" in refused(Table(-128), table, IntType(8), zero_point=1)
+
+
+def test_refuses_other_tables() -> None:
+    assert "the table exponentials is of i32; C reads it as ui16" in refused(Sm8(255), [(range(256), I32)], IntType(8))
+    assert "the table gain is of i16" in refused(Ln(1, 0), [([1] * 4, I16), ([1] * 4, I32)], IntType(8))
+
+
+def test_refuses_overflow() -> None:
+    vectors = [([1] * 4, I32), ([1] * 4, I32)]
+    message = refused(Ln(1, 0), vectors, I32)
+    assert "squares reaches 18446744073709551616 for codes in -2147483648..2147483647" in message
+    assert "beyond 62 bits; requantize the operand to a narrower type" in message
+    assert "code reaches 4611686018427387904" in refused(Shiftmax(0, 16, 0, 255, 255), [], IntType(63))
+
+
+def test_refuses_what_depends_on_values() -> None:
+    ones = [([1] * 4, t) for t in (IntType(8), I32, IntType(8), I32)]
+    ptf = PtfLayerNorm(16, 1, 0, 0)
+    assert "the table factor is known at run time only; make it a constant" in refused(
+        ptf, ones, IntType(8), constant=0
+    )
+    eight = [([8] * 4, IntType(8)), *ones[1:]]
+    assert "factors must be in 0..7" in refused(ptf, eight, IntType(8))
+    wide = Sw(19, 4, 1, 1, 0, 255)
+    nodes = [([2 << 19] * 16, I32), ([1] * 16, I16)]
+    assert "nodes start with 5" in refused(wide, [([5] * 16, I32), nodes[1]], IntType(8))
+    assert "expected 16, found 4" in refused(wide, [([2 << 19] * 4, I32), nodes[1]], IntType(8))
+
+
+def test_refuses_constants_of_very_different_sizes() -> None:
+    types = (IntType(8), I64, I16, I64, I16)
+
+    def message(gain_power: int, offset_power: int) -> str:
+        tables = [([v] * 4, t) for v, t in zip((0, 1, gain_power, 1, offset_power), types, strict=True)]
+        return refused(PtfLayerNormPublished(1, 0, 0), tables, IntType(8))
+
+    assert "comparing takes 2242 bits (2048 are)" in message(-900, 0)
+    assert "B reaches 2305843011361210369 (2^60 is possible)" in message(0, 30)

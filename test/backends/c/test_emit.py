@@ -230,20 +230,25 @@ def test_usage(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (2, 'usage: main WEIGHTS INPUT:q"\\ */ OUTPUT:sum\n')
 
 
-def test_makefile(tmp_path: Path) -> None:
+@pytest.mark.parametrize("array", [False, True], ids=["incbin", "array"])
+def test_makefile(array: bool, tmp_path: Path) -> None:
     """make builds main; make EMBED=1 puts the weights into the library."""
     sources = programs()[0]
-    sources.write(tmp_path)
+    sources.write(tmp_path, array)
+    if array:
+        (tmp_path / "weights.S").write_text("not this one")
+        for compiler in ("gcc", "g++"):
+            compile_c([*COMPILERS[compiler], *WARNINGS, "-c", "-o", "weights.o", "weights.c"], tmp_path)
     compile_c(["make", "CFLAGS=-O0"], tmp_path)
     assert (tmp_path / "main").exists()
     compile_c(["make", "clean"], tmp_path)
     compile_c(["make", "EMBED=1", "CFLAGS=-O0"], tmp_path)
     (tmp_path / "embedded.c").write_text(
         '#include <stdio.h>\n#include "model.h"\n'
-        "extern const unsigned char qvit_weights[], qvit_weights_end[];\n"
+        "extern const unsigned char qvit_weights[];\n"
         "static _Alignas(64) unsigned char arena[1 << 20];\n"
-        "int main(void) {\n    qvit_model m;\n    const size_t size = (size_t)(qvit_weights_end - qvit_weights);\n"
-        "    puts(qvit_message(qvit_init(&m, arena, sizeof arena, qvit_weights, size)));\n    return 0;\n}\n"
+        "int main(void) {\n    qvit_model m;\n"
+        "    puts(qvit_message(qvit_init(&m, arena, sizeof arena, qvit_weights, qvit_weights_size())));\n    return 0;\n}\n"
     )
     compile_c(["gcc", "-std=c11", "-o", "embedded", "embedded.c", "libmodel.a"], tmp_path)
     done = subprocess.run(["./embedded"], cwd=tmp_path, capture_output=True, text=True, check=False)
