@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 FOLDERS := dialects transforms frontends backends tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser test-all lint types lit bench bench-accuracy clean
+.PHONY: help demo test test-browser test-all lint types lit bench bench-accuracy bench-cpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -45,6 +45,10 @@ bench: $(VENV)/bench.stamp ## measure on the real ViT-S: fetches it (190 MB) and
 
 bench-accuracy: $(VENV)/bench.stamp ## accuracy of all schemes on three ViTs beside float, ONNX Runtime and NNCF: fetches data (250 MB), about 15 minutes
 	$(BIN)/python bench/accuracy.py
+
+bench-cpu: $(VENV)/bench.stamp ## time the C backend beside OpenVINO and ONNX Runtime, which it fetches, about 5 minutes
+	$(BIN)/python bench/cpu.py
+	$(BIN)/python bench/cpu.py --start
 
 clean: ## remove all that was made here, .venv too
 	rm -rf $(VENV) .venv-exporters build dist *.egg-info .hypothesis .pytest_cache .ruff_cache

@@ -30,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -269,9 +269,10 @@ def input_name(model: Path) -> str:
 
 
 def static_qdq(
-    source: Path, target: Path, batches: Iterable[np.ndarray], activations: str, op_types: list[str]
+    source: Path, target: Path, batches: Iterable[np.ndarray], activations: str, op_types: list[str] | None
 ) -> None:
-    """ONNX Runtime's static QDQ of the given operators: min-max over the batches, int8 weights per output channel."""
+    """ONNX Runtime's static QDQ of the given operators, None for all that it knows: min-max over the batches, int8
+    weights per output channel."""
     from onnxruntime.quantization import (
         CalibrationDataReader,
         CalibrationMethod,
@@ -317,6 +318,25 @@ def quantize_ort(target: Path, cache: Path, activations: str, op_types: list[str
     static_qdq(paths(cache)["vits-static"], target, np.split(photos, len(photos)), activations, op_types)
 
 
+def environment(name: str, packages: Sequence[str], cache: Path) -> Path:
+    """An environment below `cache` that holds pinned packages, made if it is not there; -> its folder."""
+    folder = cache / name
+    ready = folder / "packages.txt"
+    if ready.exists() and ready.read_text() == "\n".join(packages):
+        return folder
+    say(f"making an environment in {folder} ({', '.join(packages)})")
+    run([sys.executable, "-m", "venv", "--clear", str(folder)], f"`python -m venv {folder}` failed")
+    install = [python_of(folder), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
+    run(install, f"`pip install {' '.join(packages)}` (in {folder}) failed")
+    ready.write_text("\n".join(packages))
+    return folder
+
+
+def python_of(folder: Path) -> str:
+    """The interpreter of an environment."""
+    return str(folder / "bin" / "python")
+
+
 def nncf_python(cache: Path) -> str:
     """A Python that has NNCF: this one, or that of an environment made below `cache`."""
     try:
@@ -324,17 +344,7 @@ def nncf_python(cache: Path) -> str:
             return sys.executable
     except importlib.metadata.PackageNotFoundError:
         pass
-    folder = cache / "nncf-venv"
-    python = str(folder / "bin" / "python")
-    ready = folder / "packages.txt"
-    if ready.exists() and ready.read_text() == "\n".join(NNCF_PACKAGES):
-        return python
-    say(f"making an environment for NNCF in {folder} ({', '.join(NNCF_PACKAGES)})")
-    run([sys.executable, "-m", "venv", "--clear", str(folder)], f"`python -m venv {folder}` (for NNCF) failed")
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *NNCF_PACKAGES]
-    run(install, f"`pip install {' '.join(NNCF_PACKAGES)}` (for NNCF, in {folder}) failed")
-    ready.write_text("\n".join(NNCF_PACKAGES))
-    return python
+    return python_of(environment("nncf-venv", NNCF_PACKAGES, cache))
 
 
 def transformer_nncf(source: Path, target: Path, batches: Iterable[np.ndarray], cache: Path) -> None:
