@@ -69,12 +69,12 @@ def _array(weights: bytes) -> str:
     )
 
 
-def emit(module: ModuleOp, order: ByteOrder = "little") -> Sources:
+def emit(module: ModuleOp, order: ByteOrder = "little", fused: bool = True) -> Sources:
     """@main of a compiled module in C11 without floats. CompileError names what C has no integers for.
 
-    order: the byte order of the machine that shall run it; only the weights depend on it.
+    order: the byte order of the machine that shall run it; only the weights depend on it. fused: see `program_of`.
     """
-    writer = _Writer(program_of(module), module)
+    writer = _Writer(program_of(module, fused), module)
     texts = {
         "model.h": writer.header(),
         "model.c": writer.source(),
@@ -260,7 +260,7 @@ int qvit_init(qvit_model *model, void *arena, size_t arena_size, const void *wei
     if (weights_size < qvit_weights_size()) {{
         return QVIT_WEIGHTS_TRUNCATED;
     }}
-    model->arena = (unsigned char *)arena;
+{self._start()}    model->arena = (unsigned char *)arena;
     model->weights = header;
     return QVIT_OK;
 }}
@@ -277,9 +277,24 @@ const char *qvit_message(int status) {{
         "the weights are of another model",
         "the weights are truncated",
         "an input has a value that does not fit its type",
+        "the processor has not what the kernels of QVIT_VARIANT need",
     }};
     return status >= 0 && (size_t)status < sizeof messages / sizeof *messages ? messages[status] : "unknown status";
 }}
+"""
+
+    def _start(self) -> str:
+        """Which kernels run: the fastest that the processor has, or those that -DQVIT_VARIANT="name" says."""
+        if "qk_gemm.h" not in self.headers:
+            return ""
+        return """\
+#ifdef QVIT_VARIANT
+    if (qk_start(QVIT_VARIANT) != 0) {
+        return QVIT_NO_VARIANT;
+    }
+#else
+    (void)qk_start(NULL);
+#endif
 """
 
     def _tensors(self) -> str:

@@ -25,7 +25,7 @@ from qvit.dialects.atomic import replacing
 from qvit.dialects.semantics.integers import Array
 from qvit.dialects.types import shape_of
 
-FLAGS = ("-std=c11", "-O2", "-fPIC", "-shared")
+FLAGS = ("-std=c11", "-O3", "-falign-loops=64", "-fPIC", "-shared")
 COMPILERS = ("gcc", "clang", "cc")
 
 
@@ -140,13 +140,24 @@ class Loaded:
         return results
 
 
-def load(module: ModuleOp, *, flags: Sequence[str] = (), cache: Path | None = None) -> Loaded:
+def load(
+    module: ModuleOp,
+    *,
+    flags: Sequence[str] = (),
+    cache: Path | None = None,
+    variant: str | None = None,
+    fused: bool = True,
+) -> Loaded:
     """@main of a compiled module, compiled with the system's C compiler: a callable on arrays of integers.
 
     flags: for the compiler, after FLAGS. cache: the folder of compiled programs, by default `cache_folder()`.
-    CompileError where an operation has no C; NoCompiler without a compiler.
+    variant: "portable", "avx2", "avx512" or "neon", by default the fastest kernels that the processor has; ValueError where
+    it has not what they need. fused: see `program_of`. CompileError where an operation has no C; NoCompiler without a
+    compiler.
     """
-    return Loaded(emit(module, "little" if sys.byteorder == "little" else "big"), flags, cache)
+    sources = emit(module, "little" if sys.byteorder == "little" else "big", fused)
+    chosen = () if variant is None else (f'-DQVIT_VARIANT="{variant}"',)
+    return Loaded(sources, (*flags, *chosen), cache)
 
 
 class _Library:

@@ -15,6 +15,7 @@ from qvit.backends.c.emitters.elementwise import argmax, arithmetic, clip, compa
 from qvit.backends.c.emitters.products import conv2d, linear, matmul, shift_matmul
 from qvit.backends.c.emitters.quantization import add_requant, requantize, threshold
 from qvit.backends.c.emitters.shape import broadcast_to, concat, gather, slice_, transpose
+from qvit.backends.c.fuse import fuse
 from qvit.backends.c.step import Context, Emitter, Step, refusal, type_of
 from qvit.backends.interpreter import find_function, input_names, output_names
 from qvit.dialects.functions import MAIN
@@ -84,12 +85,16 @@ class Program:
         return value
 
 
-def program_of(module: ModuleOp) -> Program:
-    """The steps of @main. `CompileError` names the first operation that C has no integers for."""
+def program_of(module: ModuleOp, fused: bool = True) -> Program:
+    """The steps of @main. `CompileError` names the first operation that C has no integers for.
+
+    fused: the fast kernels take what they can, several operations at a time; otherwise each operation is a step.
+    """
     function = find_function(module, MAIN)
     ctx = Context(Weights(module))
     for argument in function.args:
         type_of(argument)
+    found, taken = fuse(ctx, function) if fused else (dict[Operation, Step](), set[Operation]())
     steps: list[Step] = []
     constants: dict[SSAValue, Array] = {}
     homes: dict[SSAValue, SSAValue] = {}
@@ -103,12 +108,14 @@ def program_of(module: ModuleOp) -> Program:
                 array = ctx.constant(op.result)
                 assert array is not None
                 constants[op.result] = array
+            case _ if op in taken:
+                pass  # a part of a later step
             case ReshapeOp():
                 homes[op.result] = op.input
             case _ if all(prod(shape_of(result)) == 0 for result in op.results):
                 pass  # nothing to compute
             case _:
-                steps.append(_emit(ctx, op))
+                steps.append(found[op] if op in found else _emit(ctx, op))
     return Program(
         steps,
         [Port(n, v) for n, v in zip(input_names(function), function.args, strict=True)],

@@ -25,7 +25,8 @@ from qvit.dialects.semantics.integers import Array
 from qvit.dialects.types import integer_of, shape_of
 from qvit.transforms.ranges.table import TRANSFERS
 
-FLAGS = ("-O0", *WARNINGS)  # of which compiling, not running, takes the time
+# Of these compiling, not running, takes the time: without the kernels of variants, which test_kernels.py has.
+FLAGS = ("-O0", "-DQK_NO_SIMD", *WARNINGS)
 
 
 @pytest.fixture(scope="module")
