@@ -31,6 +31,7 @@ from qvit.dialects.approximations import (
     Quad,
     Shiftmax,
     Sm8,
+    Sm8Late,
     Sw,
     SwLate,
     Table,
@@ -304,6 +305,30 @@ def test_programs(family: str, constant: bool, tmp_path: Path) -> None:
     """With tables as constants and, where nothing has to be proven of their values, as arguments."""
     cases = [c for c in cases_of_family(family) if constant or not isinstance(c.built.approximation, VALUES_MATTER)]
     check(cases, run_program(cases, tmp_path, constant))
+
+
+def short_rows() -> Iterator[Case]:
+    """Of three scores, none far below the others: what the last bit of a reciprocal does shows in one result of 2^16."""
+    rng = np.random.default_rng(0)
+    for example in EXAMPLES:
+        if example.name in SOFTMAX:
+            for codes in (NARROW, WIDE):
+                if (built := built_for(example, codes, 3)) is not None:
+                    reach = min(int(1 / codes.scale), codes.type.hi)
+                    x = rng.integers(-reach, reach, (100_000, 3), np.int64, endpoint=True)
+                    yield Case(f"{example.name} {codes.type} short", built, codes.type, x)
+
+
+def every_exponential() -> Case:
+    """All that a table of sm8-late may hold."""
+    table = np.arange(1 << 16)[::-1]
+    built = Built(Sm8Late(), ((table, IntType(16, False)),), (IntType(8, False), I32), np.array(1.0))
+    return Case("every exponential", built, I32, -np.arange(1 << 16).reshape(1, -1))
+
+
+def test_every_rounding(tmp_path: Path) -> None:
+    cases = [*short_rows(), every_exponential()]
+    check(cases, run_program(cases, tmp_path))
 
 
 def test_masks_broadcast(tmp_path: Path) -> None:
