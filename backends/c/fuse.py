@@ -174,7 +174,8 @@ def _quad(approximation: Quad, tables: Sequence[Array], zero: int, result: IntTy
 def _table(approximation: Table, table: Array, zero: int, codes: IntType, result: IntType) -> _Function:
     reached = np.arange(codes.lo, codes.hi + 1)
     values = np.zeros(256, np.uint8)
-    values[reached & 255] = look_up(table, reached - zero - approximation.lowest) & 255
+    # what does not fit the result's type, an error in the interpreter, is the nearest that fits
+    values[reached & 255] = look_up(table, reached - zero - approximation.lowest).clip(result.lo, result.hi) & 255
     return _Function("", "NULL", "table", {"table": values}, result)
 
 
