@@ -373,6 +373,7 @@ COARSE: Sequence[tuple[SoftmaxApproximation, IntType]] = (
     (ISoftmaxPublished(-4, 8, 20, 4, 1 << 12, 0, 16), I64),
     (ISoftmaxPublished(-4, 8, 20, 4, 1 << 12, 6, 16), I64),
     (ISoftmaxPublished(-4, 8, 20, 4, 3, 6, 16), I64),
+    (ISoftmaxPublished(-4, 8, 16, 2, 512, 0, 16), I64),
     (BitSoftmax(0, -9, 0, 65535, 65535), IntType(16, False)),
     (BitSoftmaxPublished(-5, 2, 20, 16), IntType(32)),
     (Lis(0, -8, 4, 3, 2), IntType(5, False)),
