@@ -352,6 +352,11 @@ def every_code() -> Iterator[Case]:
             x = np.arange(codes.type.lo, codes.type.hi + 1).reshape(16, -1)
             zero_point = codes.zero_point * kind.centred
             yield Case(f"{name} {function} {codes.type}", built, codes.type, x, None, zero_point).fitting()
+    steep = tuple((np.arange(8) * step - 1000, I16) for step in (300, -700, 900))
+    for form in range(3):  # the last code of the last piece, and codes beyond it
+        built = Built(Quad(form, -16 * (form == 0), 2, 1, 3), steep, (I32,), np.array(1.0))
+        reach = IntType(5 + (form > 0))
+        yield Case(f"quad {form}", built, reach, np.arange(reach.lo, reach.hi + 1))
 
 
 def every_bit() -> Iterator[Case]:
