@@ -109,14 +109,33 @@ QK_ATTR static inline __m512i qk_avx512_any(__m512i a, __m512i m, __m512i s, int
     return _mm512_mask_mov_epi32(low, 0xAAAA, _mm512_slli_epi64(high, 32));
 }
 
-QK_ATTR static inline void qk_avx512_put(void *y, size_t at, __mmask16 keep, __m512i code, qk_type type)
+/* Codes of a type that has all of them, or what saturates to the type's least or greatest code. */
+QK_ATTR static inline __attribute__((always_inline)) void qk_avx512_put(void *y, size_t at, __mmask16 keep, __m512i code,
+                                                                      qk_type type)
 {
-    if (type == QK_S16)
-        _mm512_mask_cvtepi32_storeu_epi16((int16_t *)y + at, keep, code);
-    else if (type == QK_S32)
+    const int all = keep == 0xFFFF; /* writing without a mask is faster on some processors */
+    if (type == QK_S32)
         _mm512_mask_storeu_epi32((int32_t *)y + at, keep, code);
-    else
-        _mm512_mask_cvtepi32_storeu_epi8((uint8_t *)y + at, keep, code);
+    else if (type == QK_S16 && all)
+        _mm256_storeu_si256((__m256i *)(void *)((int16_t *)y + at), _mm512_cvtsepi32_epi16(code));
+    else if (type == QK_S16)
+        _mm512_mask_cvtsepi32_storeu_epi16((int16_t *)y + at, keep, code);
+    else {
+        const __m512i byte = type == QK_U8 ? _mm512_max_epi32(code, _mm512_setzero_si512()) : code;
+        const __m128i short_of = type == QK_U8 ? _mm512_cvtusepi32_epi8(byte) : _mm512_cvtsepi32_epi8(byte);
+        if (all)
+            _mm_storeu_si128((__m128i *)(void *)((uint8_t *)y + at), short_of);
+        else
+            _mm_mask_storeu_epi8((uint8_t *)y + at, keep, short_of);
+    }
+}
+
+/* Whether lo and hi are other than the type's own limits, which qk_avx512_put has anyway. */
+QK_ATTR static inline int qk_avx512_narrow(qk_type type, int32_t lo, int32_t hi)
+{
+    const int32_t least = type == QK_S8 ? INT8_MIN : type == QK_U8 ? 0 : type == QK_S16 ? INT16_MIN : INT32_MIN;
+    const int32_t most = type == QK_S8 ? INT8_MAX : type == QK_U8 ? UINT8_MAX : type == QK_S16 ? INT16_MAX : INT32_MAX;
+    return lo > least || hi < most;
 }
 
 QK_ATTR static inline __attribute__((always_inline)) void qk_avx512_store_as(const qk_layer *l, size_t first, size_t rows, size_t n,
@@ -124,31 +143,28 @@ QK_ATTR static inline __attribute__((always_inline)) void qk_avx512_store_as(con
                                                                             size_t ldy, qk_type type)
 {
     const __m512i zero = _mm512_set1_epi32(l->zero), lo = _mm512_set1_epi32(l->lo), hi = _mm512_set1_epi32(l->hi);
+    const int narrow = qk_avx512_narrow(type, l->lo, l->hi);
     for (size_t j = 0; j < n; j += 16) {
         const __mmask16 keep = (__mmask16)(n - j < 16 ? (1U << (n - j)) - 1 : 0xFFFF);
         const __m512i m = _mm512_loadu_si512(l->mult + first + j), s = _mm512_loadu_si512(l->shift + first + j);
-        if (_mm512_mask_cmplt_epi32_mask(keep, s, _mm512_set1_epi32(33))) {
+        const __m512i odd = _mm512_srli_epi64(m, 32), shift = _mm512_sub_epi32(s, _mm512_set1_epi32(32));
+        /* zero joins the half: high halves are of 31 bits, and with half and zero below 2^30 in all, their sum is of 32 */
+        const __m512i room = _mm512_srlv_epi32(_mm512_set1_epi32(1 << 29), shift);
+        if (_mm512_mask_cmplt_epi32_mask(keep, s, _mm512_set1_epi32(33)) ||
+            _mm512_mask_cmpgt_epu32_mask(keep, _mm512_abs_epi32(zero), room)) {
             for (size_t i = 0; i < rows; i++) {
                 const __m512i a = _mm512_loadu_si512(tile + i * stride + j);
                 qk_avx512_put(y, i * ldy + j, keep, qk_avx512_any(a, m, s, l->zero, l->lo, l->hi), type);
             }
             continue;
         }
-        const __m512i odd = _mm512_srli_epi64(m, 32), shift = _mm512_sub_epi32(s, _mm512_set1_epi32(32));
         const __m512i half = _mm512_srli_epi32(_mm512_sllv_epi32(_mm512_set1_epi32(1), shift), 1);
+        const __m512i more = _mm512_add_epi32(half, _mm512_sllv_epi32(zero, shift));
         for (size_t i = 0; i < rows; i++) {
             const __m512i high = qk_avx512_high(_mm512_loadu_si512(tile + i * stride + j), m, odd);
-            const __m512i v = _mm512_add_epi32(_mm512_srav_epi32(_mm512_add_epi32(high, half), shift), zero);
-            const __m512i code = _mm512_min_epi32(_mm512_max_epi32(v, lo), hi);
-            const size_t at = i * ldy + j;
-            if (keep != 0xFFFF)
-                qk_avx512_put(y, at, keep, code, type);
-            else if (type == QK_S16)
-                _mm256_storeu_si256((__m256i *)(void *)((int16_t *)y + at), _mm512_cvtepi32_epi16(code));
-            else if (type == QK_S32)
-                _mm512_storeu_si512((int32_t *)y + at, code);
-            else
-                _mm_storeu_si128((__m128i *)(void *)((uint8_t *)y + at), _mm512_cvtepi32_epi8(code));
+            __m512i code = _mm512_srav_epi32(_mm512_add_epi32(high, more), shift);
+            if (narrow) code = _mm512_min_epi32(_mm512_max_epi32(code, lo), hi);
+            qk_avx512_put(y, i * ldy + j, keep, code, type);
         }
     }
 }
@@ -161,8 +177,10 @@ QK_ATTR QK_NOINLINE static void qk_avx512_store(const qk_layer *l, size_t first,
         qk_avx512_store_as(l, first, rows, n, tile, stride, y, ldy, QK_S16);
     else if (type == QK_S32)
         qk_avx512_store_as(l, first, rows, n, tile, stride, y, ldy, QK_S32);
-    else
+    else if (type == QK_U8)
         qk_avx512_store_as(l, first, rows, n, tile, stride, y, ldy, QK_U8);
+    else
+        qk_avx512_store_as(l, first, rows, n, tile, stride, y, ldy, QK_S8);
 }
 
 #define QK_OWN_DIVIDE
@@ -266,6 +284,40 @@ QK_ATTR static inline __m512i qk_avx512_piece(const __m512i *constant, const __m
     return _mm512_add_epi16(qk_avx512_words(constant, j), _mm512_mulhrs_epi16(r, slope));
 }
 
+/* quad where words do: form 0, a guard of 1 or more, and an offset that leaves room to saturate. */
+QK_ATTR static inline __attribute__((always_inline)) void qk_avx512_quad_words(const qk_quad *f, size_t rows, size_t n,
+                                                                              const int16_t *x, size_t ldx, void *y, size_t ldy,
+                                                                              qk_type type)
+{
+    const int64_t last = ((int64_t)f->pieces << f->segment) - 1;
+    const __m512i c[2] = {_mm512_loadu_si512(f->constant), _mm512_loadu_si512(f->constant + 32)};
+    const __m512i b[2] = {_mm512_loadu_si512(f->linear), _mm512_loadu_si512(f->linear + 32)};
+    const __m512i a[2] = {_mm512_loadu_si512(f->square), _mm512_loadu_si512(f->square + 32)};
+    const __m512i cap = _mm512_set1_epi16((int16_t)(uint16_t)(last < 65535 ? last : 65535));
+    const __m512i lowest = _mm512_set1_epi16((int16_t)f->lowest), offset = _mm512_set1_epi16((int16_t)f->offset);
+    const __m128i segment = _mm_cvtsi32_si128(f->segment), rest = _mm_cvtsi32_si128(16 - f->segment);
+    /* mulhrs by 2^(15 - guard) is the rounding shift; what it leaves is of 15 bits */
+    const __m512i rounding = _mm512_set1_epi16((int16_t)(1 << (15 - f->guard)));
+    const __m512i lo = _mm512_set1_epi16((int16_t)f->lo), hi = _mm512_set1_epi16((int16_t)f->hi);
+    for (size_t i = 0; i < rows; i++, x += ldx)
+        for (size_t j = 0; j < n; j += 32) {
+            const __mmask32 keep = qk_avx512_tail(n - j);
+            const int all = n - j >= 32;
+            const __m512i code = all ? _mm512_loadu_si512(x + j) : _mm512_maskz_loadu_epi16(keep, x + j);
+            const __m512i position = _mm512_min_epu16(_mm512_sub_epi16(code, lowest), cap);
+            const __m512i piece = qk_avx512_piece(c, b, a, position, segment, rest);
+            const __m512i v = _mm512_add_epi16(_mm512_mulhrs_epi16(piece, rounding), offset);
+            const __m512i clipped = _mm512_min_epi16(_mm512_max_epi16(v, lo), hi);
+            const size_t at = i * ldy + j;
+            if (type == QK_S16)
+                _mm512_mask_storeu_epi16((int16_t *)y + at, keep, clipped);
+            else if (all)
+                _mm256_storeu_si256((__m256i *)(void *)((uint8_t *)y + at), _mm512_cvtepi16_epi8(clipped));
+            else
+                _mm512_mask_cvtepi16_storeu_epi8((uint8_t *)y + at, keep, clipped);
+        }
+}
+
 #define QK_OWN_QUAD
 QK_ATTR QK_NOINLINE static void qk_avx512_quad(const qk_quad *f, size_t rows, size_t n, const int16_t *x, size_t ldx, void *y,
                                                size_t ldy, qk_type type)
@@ -274,8 +326,13 @@ QK_ATTR QK_NOINLINE static void qk_avx512_quad(const qk_quad *f, size_t rows, si
         qk_portable_quad(f, rows, n, x, ldx, y, ldy, type);
         return;
     }
-    /* words do where the rounding has a spare bit and the offset leaves room to saturate */
-    const int words = f->form == 0 && f->guard >= 2 && f->offset > -(1 << 14) && f->offset < 1 << 14;
+    if (f->form == 0 && f->guard >= 1 && f->offset > -(1 << 14) && f->offset < 1 << 14) {
+        if (type == QK_S16)
+            qk_avx512_quad_words(f, rows, n, x, ldx, y, ldy, QK_S16);
+        else
+            qk_avx512_quad_words(f, rows, n, x, ldx, y, ldy, QK_U8);
+        return;
+    }
     const int64_t last = ((int64_t)f->pieces << f->segment) - 1;
     const __m512i c[2] = {_mm512_loadu_si512(f->constant), _mm512_loadu_si512(f->constant + 32)};
     const __m512i b[2] = {_mm512_loadu_si512(f->linear), _mm512_loadu_si512(f->linear + 32)};
@@ -283,27 +340,15 @@ QK_ATTR QK_NOINLINE static void qk_avx512_quad(const qk_quad *f, size_t rows, si
     const __m512i cap = _mm512_set1_epi16((int16_t)(uint16_t)(last < 65535 ? last : 65535));
     const __m512i lowest = _mm512_set1_epi16((int16_t)f->lowest), zero = _mm512_setzero_si512();
     const __m128i segment = _mm_cvtsi32_si128(f->segment), rest = _mm_cvtsi32_si128(16 - f->segment);
-    const __m128i guard = _mm_cvtsi32_si128(f->guard), above = _mm_cvtsi32_si128(f->guard - 1);
+    const __m128i guard = _mm_cvtsi32_si128(f->guard);
     const __m512i half = _mm512_set1_epi32((1 << f->guard) >> 1), offset = _mm512_set1_epi32(f->offset);
-    const __m512i offset16 = _mm512_set1_epi16((int16_t)f->offset), one = _mm512_set1_epi16(1);
     const __m512i lo = _mm512_set1_epi32(f->lo), hi = _mm512_set1_epi32(f->hi);
-    const __m512i lo16 = _mm512_set1_epi16((int16_t)f->lo), hi16 = _mm512_set1_epi16((int16_t)f->hi);
     for (size_t i = 0; i < rows; i++, x += ldx)
         for (size_t j = 0; j < n; j += 32) {
             const __mmask32 keep = qk_avx512_tail(n - j);
             const __m512i code = _mm512_maskz_loadu_epi16(keep, x + j);
             const __m512i position = f->form == 0 ? _mm512_sub_epi16(code, lowest) : _mm512_abs_epi16(code);
             const __m512i piece = qk_avx512_piece(c, b, a, _mm512_min_epu16(position, cap), segment, rest);
-            const size_t at = i * ldy + j;
-            if (words) {
-                __m512i v = _mm512_srai_epi16(_mm512_add_epi16(_mm512_sra_epi16(piece, above), one), 1);
-                v = _mm512_min_epi16(_mm512_max_epi16(_mm512_add_epi16(v, offset16), lo16), hi16);
-                if (type == QK_S16)
-                    _mm512_mask_storeu_epi16((int16_t *)y + at, keep, v);
-                else
-                    _mm512_mask_cvtepi16_storeu_epi8((uint8_t *)y + at, keep, v);
-                continue;
-            }
             for (int h = 0; h < 2; h++) {
                 const __m512i p = _mm512_cvtepi16_epi32(h ? _mm512_extracti64x4_epi64(piece, 1) : _mm512_castsi512_si256(piece));
                 const __m512i q = _mm512_cvtepi16_epi32(h ? _mm512_extracti64x4_epi64(code, 1) : _mm512_castsi512_si256(code));
@@ -315,7 +360,7 @@ QK_ATTR QK_NOINLINE static void qk_avx512_quad(const qk_quad *f, size_t rows, si
                     v = _mm512_sub_epi32(_mm512_max_epi32(q, zero), p);
                 v = _mm512_add_epi32(_mm512_sra_epi32(_mm512_add_epi32(v, half), guard), offset);
                 v = _mm512_min_epi32(_mm512_max_epi32(v, lo), hi);
-                qk_avx512_put(y, at + 16 * (size_t)h, (__mmask16)(keep >> (16 * h)), v, type);
+                qk_avx512_put(y, i * ldy + j + 16 * (size_t)h, (__mmask16)(keep >> (16 * h)), v, type);
             }
         }
 }
