@@ -285,37 +285,75 @@ QK_ATTR static inline __m512i qk_avx512_piece(const __m512i *constant, const __m
 }
 
 /* quad where words do: form 0, a guard of 1 or more, and an offset that leaves room to saturate. */
-QK_ATTR static inline __attribute__((always_inline)) void qk_avx512_quad_words(const qk_quad *f, size_t rows, size_t n,
-                                                                              const int16_t *x, size_t ldx, void *y, size_t ldy,
-                                                                              qk_type type)
+typedef struct {
+    __m512i constant[2], linear[2], square[2], lowest, cap, rounding, offset, lo, hi;
+    __m128i segment, rest;
+} qk_avx512_curve;
+
+QK_ATTR static inline __attribute__((always_inline)) __m512i qk_avx512_quad_words(const qk_avx512_curve *w, __m512i code)
+{
+    const __m512i position = _mm512_min_epu16(_mm512_sub_epi16(code, w->lowest), w->cap);
+    const __m512i piece = qk_avx512_piece(w->constant, w->linear, w->square, position, w->segment, w->rest);
+    const __m512i v = _mm512_add_epi16(_mm512_mulhrs_epi16(piece, w->rounding), w->offset);
+    return _mm512_min_epi16(_mm512_max_epi16(v, w->lo), w->hi);
+}
+
+/* The lower or upper 16 words, those of `keep`, as words or bytes. */
+QK_ATTR static inline __attribute__((always_inline)) void qk_avx512_put_half(void *y, size_t at, __mmask16 keep, __m256i code,
+                                                                            qk_type type)
+{
+    if (type == QK_S16)
+        _mm256_mask_storeu_epi16((int16_t *)y + at, keep, code);
+    else
+        _mm_mask_storeu_epi8((uint8_t *)y + at, keep, _mm256_cvtepi16_epi8(code));
+}
+
+QK_ATTR static inline __attribute__((always_inline)) void qk_avx512_quad_rows(const qk_quad *f, size_t rows, size_t n,
+                                                                             const int16_t *x, size_t ldx, void *y, size_t ldy,
+                                                                             qk_type type)
 {
     const int64_t last = ((int64_t)f->pieces << f->segment) - 1;
-    const __m512i c[2] = {_mm512_loadu_si512(f->constant), _mm512_loadu_si512(f->constant + 32)};
-    const __m512i b[2] = {_mm512_loadu_si512(f->linear), _mm512_loadu_si512(f->linear + 32)};
-    const __m512i a[2] = {_mm512_loadu_si512(f->square), _mm512_loadu_si512(f->square + 32)};
-    const __m512i cap = _mm512_set1_epi16((int16_t)(uint16_t)(last < 65535 ? last : 65535));
-    const __m512i lowest = _mm512_set1_epi16((int16_t)f->lowest), offset = _mm512_set1_epi16((int16_t)f->offset);
-    const __m128i segment = _mm_cvtsi32_si128(f->segment), rest = _mm_cvtsi32_si128(16 - f->segment);
-    /* mulhrs by 2^(15 - guard) is the rounding shift; what it leaves is of 15 bits */
-    const __m512i rounding = _mm512_set1_epi16((int16_t)(1 << (15 - f->guard)));
-    const __m512i lo = _mm512_set1_epi16((int16_t)f->lo), hi = _mm512_set1_epi16((int16_t)f->hi);
-    for (size_t i = 0; i < rows; i++, x += ldx)
-        for (size_t j = 0; j < n; j += 32) {
-            const __mmask32 keep = qk_avx512_tail(n - j);
-            const int all = n - j >= 32;
-            const __m512i code = all ? _mm512_loadu_si512(x + j) : _mm512_maskz_loadu_epi16(keep, x + j);
-            const __m512i position = _mm512_min_epu16(_mm512_sub_epi16(code, lowest), cap);
-            const __m512i piece = qk_avx512_piece(c, b, a, position, segment, rest);
-            const __m512i v = _mm512_add_epi16(_mm512_mulhrs_epi16(piece, rounding), offset);
-            const __m512i clipped = _mm512_min_epi16(_mm512_max_epi16(v, lo), hi);
+    const qk_avx512_curve w = {
+        {_mm512_loadu_si512(f->constant), _mm512_loadu_si512(f->constant + 32)},
+        {_mm512_loadu_si512(f->linear), _mm512_loadu_si512(f->linear + 32)},
+        {_mm512_loadu_si512(f->square), _mm512_loadu_si512(f->square + 32)},
+        _mm512_set1_epi16((int16_t)f->lowest),
+        _mm512_set1_epi16((int16_t)(uint16_t)(last < 65535 ? last : 65535)),
+        _mm512_set1_epi16((int16_t)(1 << (15 - f->guard))), /* by mulhrs the rounding shift, which leaves 15 bits */
+        _mm512_set1_epi16((int16_t)f->offset),
+        _mm512_set1_epi16((int16_t)f->lo),
+        _mm512_set1_epi16((int16_t)f->hi),
+        _mm_cvtsi32_si128(f->segment),
+        _mm_cvtsi32_si128(16 - f->segment),
+    };
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j + 32 <= n; j += 32) {
+            const __m512i v = qk_avx512_quad_words(&w, _mm512_loadu_si512(x + i * ldx + j));
             const size_t at = i * ldy + j;
             if (type == QK_S16)
-                _mm512_mask_storeu_epi16((int16_t *)y + at, keep, clipped);
-            else if (all)
-                _mm256_storeu_si256((__m256i *)(void *)((uint8_t *)y + at), _mm512_cvtepi16_epi8(clipped));
+                _mm512_storeu_si512((int16_t *)y + at, v);
             else
-                _mm512_mask_cvtepi16_storeu_epi8((uint8_t *)y + at, keep, clipped);
+                _mm256_storeu_si256((__m256i *)(void *)((uint8_t *)y + at), _mm512_cvtepi16_epi8(v));
         }
+    /* up to 16 columns that are left of two rows together, or of one row up to 31 */
+    const size_t left = n % 32, at = n - left, both = left > 0 && left <= 16 ? rows / 2 * 2 : 0;
+    for (size_t i = 0; i < both; i += 2) {
+        const __mmask16 keep = (__mmask16)((1U << left) - 1);
+        const int16_t *from = x + i * ldx + at;
+        const __m512i code = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_maskz_loadu_epi16(keep, from)),
+                                                _mm256_maskz_loadu_epi16(keep, from + ldx), 1);
+        const __m512i v = qk_avx512_quad_words(&w, code);
+        qk_avx512_put_half(y, i * ldy + at, keep, _mm512_castsi512_si256(v), type);
+        qk_avx512_put_half(y, (i + 1) * ldy + at, keep, _mm512_extracti64x4_epi64(v, 1), type);
+    }
+    for (size_t i = both; i < rows && left; i++) {
+        const __mmask32 keep = qk_avx512_tail(left);
+        const __m512i v = qk_avx512_quad_words(&w, _mm512_maskz_loadu_epi16(keep, x + i * ldx + at));
+        if (type == QK_S16)
+            _mm512_mask_storeu_epi16((int16_t *)y + i * ldy + at, keep, v);
+        else
+            _mm512_mask_cvtepi16_storeu_epi8((uint8_t *)y + i * ldy + at, keep, v);
+    }
 }
 
 #define QK_OWN_QUAD
@@ -328,9 +366,9 @@ QK_ATTR QK_NOINLINE static void qk_avx512_quad(const qk_quad *f, size_t rows, si
     }
     if (f->form == 0 && f->guard >= 1 && f->offset > -(1 << 14) && f->offset < 1 << 14) {
         if (type == QK_S16)
-            qk_avx512_quad_words(f, rows, n, x, ldx, y, ldy, QK_S16);
+            qk_avx512_quad_rows(f, rows, n, x, ldx, y, ldy, QK_S16);
         else
-            qk_avx512_quad_words(f, rows, n, x, ldx, y, ldy, QK_U8);
+            qk_avx512_quad_rows(f, rows, n, x, ldx, y, ldy, QK_U8);
         return;
     }
     const int64_t last = ((int64_t)f->pieces << f->segment) - 1;
