@@ -84,6 +84,100 @@ QK_ATTR static inline void qk_avx512_tile(const int8_t *panel, size_t steps, siz
     }
 }
 
+/* ---- panels of what is known only at run time: keys and values ---- */
+
+/* 16 rows of 16 times 4 bytes, transposed. */
+QK_ATTR static inline __attribute__((always_inline)) void qk_avx512_transpose(__m512i *r)
+{
+    __m512i t[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) /* in each lane a column of four rows */
+        for (int h = 0; h < 2; h++) {
+            r[i + 2 * h] = _mm512_unpacklo_epi64(t[i + h], t[i + 2 + h]);
+            r[i + 2 * h + 1] = _mm512_unpackhi_epi64(t[i + h], t[i + 2 + h]);
+        }
+    for (int i = 0; i < 4; i++) {
+        const __m512i a = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x44), b = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xEE);
+        const __m512i c = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x44), d = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xEE);
+        t[i] = _mm512_shuffle_i32x4(a, c, 0x88);
+        t[i + 4] = _mm512_shuffle_i32x4(a, c, 0xDD);
+        t[i + 8] = _mm512_shuffle_i32x4(b, d, 0x88);
+        t[i + 12] = _mm512_shuffle_i32x4(b, d, 0xDD);
+    }
+    for (int i = 0; i < 16; i++) r[i] = t[i];
+}
+
+QK_ATTR static inline __mmask64 qk_avx512_first(size_t n)
+{
+    return n < 64 ? ((__mmask64)1 << n) - 1 : ~(__mmask64)0;
+}
+
+/* Rows that lie along k: 16 of them and 64 codes at a time. */
+QK_ATTR static void qk_avx512_pack_rows(size_t n, size_t k, const int8_t *w, size_t step_n, size_t width, int8_t *panel)
+{
+    for (size_t j = 0; j < width; j += 16)
+        for (size_t i = 0; i < k; i += 64) {
+            __m512i r[16];
+            for (size_t c = 0; c < 16; c++)
+                r[c] = j + c < n ? _mm512_maskz_loadu_epi8(qk_avx512_first(k - i), w + (j + c) * step_n + i) : _mm512_setzero_si512();
+            qk_avx512_transpose(r);
+            for (size_t q = 0; q < 16 && i + 4 * q < k; q++) _mm512_storeu_si512(panel + (i + 4 * q) * width + 4 * j, r[q]);
+        }
+}
+
+/* Columns that lie along n: up to 64 of them and 4 codes at a time. */
+QK_ATTR static void qk_avx512_pack_columns(size_t n, size_t k, const int8_t *w, size_t step_k, size_t width, int8_t *panel)
+{
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __mmask64 keep = qk_avx512_first(n);
+    for (size_t i = 0; i < k; i += 4, panel += 4 * width) {
+        __m512i r[4], put[4];
+        for (size_t q = 0; q < 4; q++) {
+            const __m512i row = i + q < k ? _mm512_maskz_loadu_epi8(keep, w + (i + q) * step_k) : _mm512_setzero_si512();
+            r[q] = _mm512_permutexvar_epi32(order, row);
+        }
+        const __m512i a = _mm512_unpacklo_epi8(r[0], r[1]), b = _mm512_unpackhi_epi8(r[0], r[1]);
+        const __m512i c = _mm512_unpacklo_epi8(r[2], r[3]), d = _mm512_unpackhi_epi8(r[2], r[3]);
+        put[0] = _mm512_unpacklo_epi16(a, c), put[1] = _mm512_unpackhi_epi16(a, c);
+        put[2] = _mm512_unpacklo_epi16(b, d), put[3] = _mm512_unpackhi_epi16(b, d);
+        for (size_t q = 0; q < 4 && 16 * q < width; q++) _mm512_storeu_si512(panel + 64 * q, put[q]);
+    }
+}
+
+#define QK_OWN_PACK
+QK_ATTR static void qk_avx512_pack(size_t n, size_t k, const int8_t *w, size_t step_n, size_t step_k, int8_t *panels)
+{
+    if (step_k != 1 && step_n != 1) {
+        qk_portable_pack(n, k, w, step_n, step_k, panels);
+        return;
+    }
+    for (size_t first = 0, width; first < n; first += width, panels += width * qk_up(k, 4)) {
+        width = 16 * qk_panel(n - first);
+        const size_t columns = n - first < width ? n - first : width;
+        if (step_k == 1)
+            qk_avx512_pack_rows(columns, k, w + first * step_n, step_n, width, panels);
+        else
+            qk_avx512_pack_columns(columns, k, w + first, step_k, width, panels);
+    }
+}
+
+#define QK_OWN_BIAS
+QK_ATTR static void qk_avx512_bias(size_t n, size_t k, const int8_t *panels, int32_t *bias)
+{
+    const __m512i by = _mm512_set1_epi8(-128); /* 128 as an unsigned byte */
+    for (size_t first = 0, width; first < n; first += width, panels += width * k) {
+        width = 16 * qk_panel(n - first);
+        for (size_t j = 0; j < width; j += 16) {
+            __m512i sum = _mm512_setzero_si512();
+            for (size_t i = 0; i < k; i += 4) sum = _mm512_dpbusd_epi32(sum, by, _mm512_loadu_si512(panels + i * width + 4 * j));
+            _mm512_storeu_si512(bias + first + j, _mm512_sub_epi32(_mm512_setzero_si512(), sum));
+        }
+    }
+}
+
 /* ---- what follows the product ---- */
 
 /* The high halves of a m, odd lanes of m also in `odd`. */
@@ -177,7 +271,7 @@ QK_ATTR QK_NOINLINE static void qk_avx512_store(const qk_layer *l, size_t first,
         qk_avx512_store_as(l, first, rows, n, tile, stride, y, ldy, QK_S16);
     else if (type == QK_S32)
         qk_avx512_store_as(l, first, rows, n, tile, stride, y, ldy, QK_S32);
-    else if (type == QK_U8)
+    else if (l->lo >= 0) /* not by the type: behind a table it is that of other codes */
         qk_avx512_store_as(l, first, rows, n, tile, stride, y, ldy, QK_U8);
     else
         qk_avx512_store_as(l, first, rows, n, tile, stride, y, ldy, QK_S8);
@@ -215,14 +309,12 @@ QK_ATTR static inline __m512i qk_avx512_words(const __m512i *table, __m512i code
     return _mm512_permutex2var_epi16(table[0], code, table[1]);
 }
 
-/* Bytes of a table of 256, of which only the first 128 matter where half is set; codes 0..255, or 0..127, in words. */
-QK_ATTR static inline __m512i qk_avx512_bytes(const __m512i *table, int half, __m512i code)
+/* Bytes of a table of 256; codes 0..255 in words. */
+QK_ATTR static inline __m512i qk_avx512_bytes(const __m512i *table, __m512i code)
 {
     const __m512i pair = _mm512_srli_epi16(code, 1);
     __m512i found = qk_avx512_words(table, pair);
-    if (!half)
-        found = _mm512_mask_mov_epi16(found, _mm512_test_epi16_mask(code, _mm512_set1_epi16(128)),
-                                      qk_avx512_words(table + 2, pair));
+    found = _mm512_mask_mov_epi16(found, _mm512_test_epi16_mask(code, _mm512_set1_epi16(128)), qk_avx512_words(table + 2, pair));
     found = _mm512_srlv_epi16(found, _mm512_slli_epi16(_mm512_and_si512(code, _mm512_set1_epi16(1)), 3));
     return _mm512_and_si512(found, _mm512_set1_epi16(255));
 }
@@ -240,7 +332,49 @@ QK_ATTR static void qk_avx512_table(const uint8_t *table, size_t n, const uint8_
     for (size_t j = 0; j < n; j += 32) {
         const __mmask32 keep = qk_avx512_tail(n - j);
         const __m512i code = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(keep, x + j));
-        _mm512_mask_cvtepi16_storeu_epi8(y + j, keep, qk_avx512_bytes(t, 0, code));
+        _mm512_mask_cvtepi16_storeu_epi8(y + j, keep, qk_avx512_bytes(t, code));
+    }
+}
+
+/* Of a table of 128 bytes, each in a word. */
+QK_ATTR static inline __m512i qk_avx512_half(const __m512i *table, __m512i code)
+{
+    const __mmask32 upper = _mm512_test_epi16_mask(code, _mm512_set1_epi16(64));
+    return _mm512_mask_mov_epi16(qk_avx512_words(table, code), upper, qk_avx512_words(table + 2, code));
+}
+
+QK_ATTR static inline __attribute__((always_inline)) void qk_avx512_softmax_as(const uint8_t *weights, size_t rows, size_t n,
+                                                                              const int16_t *x, size_t ldx, uint8_t *y,
+                                                                              size_t ldy, int32_t *sums, int half)
+{
+    __m512i t[4];
+    for (int i = 0; i < 4; i++)
+        t[i] = half ? _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)(weights + 32 * i)))
+                    : _mm512_loadu_si512(weights + 64 * i);
+    const __m512i farthest = _mm512_set1_epi16(half ? 127 : 255), least = _mm512_set1_epi16(INT16_MIN);
+    const size_t full = n / 32 * 32;
+    const __mmask32 rest = qk_avx512_tail(n - full);
+    for (size_t i = 0; i < rows; i++, x += ldx, y += ldy) {
+        __m512i most = _mm512_mask_loadu_epi16(least, rest, x + full), sum = _mm512_setzero_si512();
+        for (size_t j = 0; j < full; j += 32) most = _mm512_max_epi16(most, _mm512_loadu_si512(x + j));
+        const __m256i m16 = _mm256_max_epi16(_mm512_castsi512_si256(most), _mm512_extracti64x4_epi64(most, 1));
+        __m128i m8 = _mm_max_epi16(_mm256_castsi256_si128(m16), _mm256_extracti128_si256(m16, 1));
+        m8 = _mm_minpos_epu16(_mm_sub_epi16(_mm_set1_epi16(INT16_MAX), m8)); /* as unsigned, the largest is the least */
+        const __m512i top = _mm512_set1_epi16((int16_t)(INT16_MAX - _mm_extract_epi16(m8, 0)));
+        for (size_t j = 0; j < full; j += 32) {
+            const __m512i d = _mm512_min_epu16(_mm512_sub_epi16(top, _mm512_loadu_si512(x + j)), farthest); /* unsigned */
+            const __m512i w = half ? qk_avx512_half(t, d) : qk_avx512_bytes(t, d);
+            sum = _mm512_add_epi64(sum, _mm512_sad_epu8(w, _mm512_setzero_si512()));
+            _mm256_storeu_si256((__m256i *)(void *)(y + j), _mm512_cvtepi16_epi8(w));
+        }
+        if (rest) {
+            const __m512i d = _mm512_min_epu16(_mm512_sub_epi16(top, _mm512_maskz_loadu_epi16(rest, x + full)), farthest);
+            const __m512i w = _mm512_maskz_mov_epi16(rest, half ? qk_avx512_half(t, d) : qk_avx512_bytes(t, d));
+            sum = _mm512_add_epi64(sum, _mm512_sad_epu8(w, _mm512_setzero_si512()));
+            _mm512_mask_cvtepi16_storeu_epi8(y + full, rest, w);
+        }
+        const int32_t total = (int32_t)_mm512_reduce_add_epi64(sum);
+        sums[i] = total == 0 ? 255 : total;
     }
 }
 
@@ -248,30 +382,13 @@ QK_ATTR static void qk_avx512_table(const uint8_t *table, size_t n, const uint8_
 QK_ATTR QK_NOINLINE static void qk_avx512_softmax(const uint8_t *weights, size_t rows, size_t n, const int16_t *x, size_t ldx,
                                                   uint8_t *y, size_t ldy, int32_t *sums)
 {
-    __m512i t[4];
-    for (int i = 0; i < 4; i++) t[i] = _mm512_loadu_si512(weights + 64 * i);
     /* where all beyond 127 is what 127 is, half of the table does */
     int half = 1;
     for (int i = 128; i < 256; i++) half &= weights[i] == weights[127];
-    const __m512i farthest = _mm512_set1_epi16(half ? 127 : 255), least = _mm512_set1_epi16(INT16_MIN);
-    for (size_t i = 0; i < rows; i++, x += ldx, y += ldy) {
-        __m512i most = least, sum = _mm512_setzero_si512();
-        for (size_t j = 0; j < n; j += 32)
-            most = _mm512_max_epi16(most, _mm512_mask_loadu_epi16(least, qk_avx512_tail(n - j), x + j));
-        const __m256i m16 = _mm256_max_epi16(_mm512_castsi512_si256(most), _mm512_extracti64x4_epi64(most, 1));
-        __m128i m8 = _mm_max_epi16(_mm256_castsi256_si128(m16), _mm256_extracti128_si256(m16, 1));
-        m8 = _mm_minpos_epu16(_mm_sub_epi16(_mm_set1_epi16(INT16_MAX), m8)); /* as unsigned, the largest is the least */
-        const __m512i top = _mm512_set1_epi16((int16_t)(INT16_MAX - _mm_extract_epi16(m8, 0)));
-        for (size_t j = 0; j < n; j += 32) {
-            const __mmask32 keep = qk_avx512_tail(n - j);
-            const __m512i d = _mm512_sub_epi16(top, _mm512_maskz_loadu_epi16(keep, x + j)); /* unsigned */
-            const __m512i w = _mm512_maskz_mov_epi16(keep, qk_avx512_bytes(t, half, _mm512_min_epu16(d, farthest)));
-            sum = _mm512_add_epi64(sum, _mm512_sad_epu8(w, _mm512_setzero_si512()));
-            _mm512_mask_cvtepi16_storeu_epi8(y + j, keep, w);
-        }
-        const int32_t total = (int32_t)_mm512_reduce_add_epi64(sum);
-        sums[i] = total == 0 ? 255 : total;
-    }
+    if (half)
+        qk_avx512_softmax_as(weights, rows, n, x, ldx, y, ldy, sums, 1);
+    else
+        qk_avx512_softmax_as(weights, rows, n, x, ldx, y, ldy, sums, 0);
 }
 
 /* 32 codes of quad before the guard bits go; words, modulo 2^16. */
@@ -405,75 +522,138 @@ QK_ATTR QK_NOINLINE static void qk_avx512_quad(const qk_quad *f, size_t rows, si
 
 /* ---- normalisation and the residual add ---- */
 
+/* sum x and sum x^2 of a row. */
+QK_ATTR static inline void qk_avx512_moments(size_t n, const int16_t *x, int64_t *sum, int64_t *squares)
+{
+    const __m512i ones = _mm512_set1_epi16(1), even = _mm512_set1_epi64(0xFFFFFFFF);
+    __m512i s = _mm512_setzero_si512(), q = s;
+    for (size_t j = 0; j < n; j += 32) {
+        const __m512i v = n - j < 32 ? _mm512_maskz_loadu_epi16(qk_avx512_tail(n - j), x + j) : _mm512_loadu_si512(x + j);
+        const __m512i pairs = _mm512_madd_epi16(v, v); /* up to 2^31, unsigned */
+        s = _mm512_add_epi32(s, _mm512_madd_epi16(v, ones));
+        q = _mm512_add_epi64(q, _mm512_add_epi64(_mm512_and_si512(pairs, even), _mm512_srli_epi64(pairs, 32)));
+    }
+    *sum = _mm512_reduce_add_epi32(s);
+    *squares = _mm512_reduce_add_epi64(q);
+}
+
+enum { QK_AVX512_LN_ROWS = 8 }; /* whose roots are taken one after another, for each takes long */
+
+QK_ATTR static inline __attribute__((always_inline)) void qk_avx512_ln_as(const qk_ln *f, size_t rows, const int16_t *x, size_t ldx,
+                                                                         void *y, size_t ldy, qk_type type)
+{
+    const size_t n = (size_t)f->channels;
+    const __m512i channels = _mm512_set1_epi32(f->channels), half = _mm512_set1_epi32((int32_t)1 << (f->guard - 1));
+    const __m512i lo = _mm512_set1_epi32(f->lo), hi = _mm512_set1_epi32(f->hi);
+    const __m128i guard = _mm_cvtsi32_si128(f->guard);
+    const int narrow = qk_avx512_narrow(type, f->lo, f->hi);
+    int64_t sums[QK_AVX512_LN_ROWS], squares[QK_AVX512_LN_ROWS], roots[QK_AVX512_LN_ROWS];
+    int32_t shifts[QK_AVX512_LN_ROWS];
+    for (size_t i = 0; i < rows; i += QK_AVX512_LN_ROWS) {
+        const size_t left = rows - i, most = QK_AVX512_LN_ROWS, count = left < most ? left : most;
+        for (size_t r = 0; r < count; r++) qk_avx512_moments(n, x + (i + r) * ldx, sums + r, squares + r);
+        for (size_t r = 0; r < count; r++) qk_ln_root(f, sums[r], squares[r], roots + r, shifts + r);
+        for (size_t j = 0; j < n; j += 16) {
+            const __mmask16 keep = (__mmask16)(qk_avx512_tail(n - j) & 0xFFFF);
+            const __m512i gain = _mm512_maskz_loadu_epi32(keep, f->gain + j), odd = _mm512_srli_epi64(gain, 32);
+            const __m512i offset = _mm512_add_epi32(_mm512_maskz_loadu_epi32(keep, f->offset + j), half);
+            for (size_t r = 0; r < count; r++) {
+                const __m512i v = _mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(keep, x + (i + r) * ldx + j));
+                const __m512i d = _mm512_sub_epi32(_mm512_mullo_epi32(v, channels), _mm512_set1_epi32((int32_t)sums[r]));
+                const __m512i by = _mm512_set1_epi64(roots[r]);
+                const __m128i down = _mm_cvtsi32_si128(shifts[r]);
+                const __m512i u0 = _mm512_sra_epi64(_mm512_mul_epi32(d, by), down);
+                const __m512i u1 = _mm512_sra_epi64(_mm512_mul_epi32(_mm512_srli_epi64(d, 32), by), down);
+                const __m512i low = _mm512_mul_epi32(u0, gain), high = _mm512_mul_epi32(u1, odd);
+                const __m512i scaled = _mm512_mask_shuffle_epi32(high, 0x5555, low, _MM_PERM_DDBB);
+                __m512i code = _mm512_sra_epi32(_mm512_add_epi32(scaled, offset), guard);
+                if (narrow) code = _mm512_min_epi32(_mm512_max_epi32(code, lo), hi);
+                qk_avx512_put(y, (i + r) * ldy + j, keep, code, type);
+            }
+        }
+    }
+}
+
 #define QK_OWN_LN
 QK_ATTR static void qk_avx512_ln(const qk_ln *f, size_t rows, const int16_t *x, size_t ldx, void *y, size_t ldy, qk_type type)
 {
-    const size_t n = (size_t)f->channels;
-    const __m512i ones = _mm512_set1_epi16(1), channels = _mm512_set1_epi32(f->channels);
-    const __m512i half = _mm512_set1_epi32((int32_t)1 << (f->guard - 1)), lo = _mm512_set1_epi32(f->lo), hi = _mm512_set1_epi32(f->hi);
-    const __m128i guard = _mm_cvtsi32_si128(f->guard);
-    const __m512i even = _mm512_set1_epi64(0xFFFFFFFF);
-    for (size_t i = 0; i < rows; i++, x += ldx) {
-        __m512i s = _mm512_setzero_si512(), q = s;
-        for (size_t j = 0; j < n; j += 32) {
-            const __m512i v = _mm512_maskz_loadu_epi16(qk_avx512_tail(n - j), x + j);
-            const __m512i pairs = _mm512_madd_epi16(v, v); /* up to 2^31, unsigned */
-            s = _mm512_add_epi32(s, _mm512_madd_epi16(v, ones));
-            q = _mm512_add_epi64(q, _mm512_add_epi64(_mm512_and_si512(pairs, even), _mm512_srli_epi64(pairs, 32)));
-        }
-        const int64_t sum = _mm512_reduce_add_epi32(s), squares = _mm512_reduce_add_epi64(q);
-        int64_t root;
-        int32_t shift;
-        qk_ln_root(f, sum, squares, &root, &shift);
-        const __m512i by = _mm512_set1_epi64(root), total = _mm512_set1_epi32((int32_t)sum);
-        const __m128i down = _mm_cvtsi32_si128(shift);
-        for (size_t j = 0; j < n; j += 16) {
-            const __mmask16 keep = (__mmask16)(qk_avx512_tail(n - j) & 0xFFFF);
-            const __m512i v = _mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(keep, x + j));
-            const __m512i d = _mm512_sub_epi32(_mm512_mullo_epi32(v, channels), total);
-            const __m512i gain = _mm512_maskz_loadu_epi32(keep, f->gain + j), offset = _mm512_maskz_loadu_epi32(keep, f->offset + j);
-            const __m512i u0 = _mm512_sra_epi64(_mm512_mul_epi32(d, by), down);
-            const __m512i u1 = _mm512_sra_epi64(_mm512_mul_epi32(_mm512_srli_epi64(d, 32), by), down);
-            const __m512i low = _mm512_mul_epi32(u0, gain), high = _mm512_mul_epi32(u1, _mm512_srli_epi64(gain, 32));
-            const __m512i scaled = _mm512_mask_shuffle_epi32(high, 0x5555, low, _MM_PERM_DDBB);
-            const __m512i r = _mm512_sra_epi32(_mm512_add_epi32(_mm512_add_epi32(scaled, offset), half), guard);
-            qk_avx512_put(y, i * ldy + j, keep, _mm512_min_epi32(_mm512_max_epi32(r, lo), hi), type);
-        }
-    }
+    if (type == QK_S16)
+        qk_avx512_ln_as(f, rows, x, ldx, y, ldy, QK_S16);
+    else if (type == QK_S32)
+        qk_avx512_ln_as(f, rows, x, ldx, y, ldy, QK_S32);
+    else if (type == QK_U8)
+        qk_avx512_ln_as(f, rows, x, ldx, y, ldy, QK_U8);
+    else
+        qk_avx512_ln_as(f, rows, x, ldx, y, ldy, QK_S8);
+}
+
+/* m = *high 2^16 + *low, both of 16 bits; 0 where high is not. */
+QK_ATTR static inline int qk_avx512_split(int32_t m, int64_t *high, int64_t *low)
+{
+    *low = (m & 0xFFFF) - ((m & 0x8000) << 1);
+    *high = (m - *low) / 65536;
+    return *high <= INT16_MAX;
+}
+
+/* The multipliers of a and b for madd, on pairs of them. */
+QK_ATTR static inline __m512i qk_avx512_pair(int64_t a, int64_t b)
+{
+    return _mm512_unpacklo_epi16(_mm512_set1_epi16((int16_t)a), _mm512_set1_epi16((int16_t)b));
+}
+
+/* |a| + |b| */
+QK_ATTR static inline int64_t qk_avx512_size(int64_t a, int64_t b)
+{
+    return (a < 0 ? -a : a) + (b < 0 ? -b : b);
 }
 
 #define QK_OWN_ADD
 QK_ATTR static void qk_avx512_add(const qk_add *f, size_t n, const int16_t *a, const int16_t *b, int16_t *y)
 {
-    /* codes shifted up by `more`, so that the high half of the sum has all that the rounding needs */
-    const int32_t more = f->shift < 33 ? 33 - f->shift : 0;
-    const int zeros_fit = f->zero_a > -(1 << 15) && f->zero_a < 1 << 15 && f->zero_b > -(1 << 15) && f->zero_b < 1 << 15;
-    /* |codes| <= 2^16, so that they fit 31 bits, and the sum, below (2^31 + 2^31) 2^(16 + more), 63 */
-    if (!zeros_fit || more > 14) {
+    /* a mult_a + b mult_b = H 2^16 + L, by the halves of the multipliers. With the constants in both, what L has above 2^16
+     * joins H, and the rest of it is below what is shifted out. */
+    int64_t high_a, high_b, low_a, low_b;
+    const int split = qk_avx512_split(f->mult_a, &high_a, &low_a) & qk_avx512_split(f->mult_b, &high_b, &low_b);
+    const int small = qk_avx512_size(f->zero, 0) < 1 << 16 && qk_avx512_size(f->zero_a, f->zero_b) < 1 << 17;
+    if (!split || !small || f->shift < 17 || f->shift > 46) {
         qk_portable_add(f, n, a, b, y);
         return;
     }
-    const __m512i m_a = _mm512_set1_epi32(f->mult_a), m_b = _mm512_set1_epi32(f->mult_b);
-    const __m512i z_a = _mm512_set1_epi32(f->zero_a), z_b = _mm512_set1_epi32(f->zero_b), zero = _mm512_set1_epi32(f->zero);
-    const __m512i lo = _mm512_set1_epi32(f->lo), hi = _mm512_set1_epi32(f->hi);
-    const int32_t s = f->shift + more - 32;
-    const __m512i half = _mm512_set1_epi32((int32_t)1 << (s - 1));
-    const __m128i up = _mm_cvtsi32_si128(more), down = _mm_cvtsi32_si128(s);
-    for (size_t j = 0; j < n; j += 16) {
-        const __mmask16 keep = (__mmask16)(qk_avx512_tail(n - j) & 0xFFFF);
-        const __m512i p = _mm512_sll_epi32(_mm512_sub_epi32(_mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(keep, a + j)), z_a), up);
-        const __m512i q = _mm512_sll_epi32(_mm512_sub_epi32(_mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(keep, b + j)), z_b), up);
-        const __m512i low = _mm512_add_epi64(_mm512_mul_epi32(p, m_a), _mm512_mul_epi32(q, m_b));
-        const __m512i high = _mm512_add_epi64(_mm512_mul_epi32(_mm512_srli_epi64(p, 32), m_a),
-                                              _mm512_mul_epi32(_mm512_srli_epi64(q, 32), m_b));
-        const __m512i top = _mm512_mask_shuffle_epi32(high, 0x5555, low, _MM_PERM_DDBB);
-        const __m512i v = _mm512_add_epi32(_mm512_sra_epi32(_mm512_add_epi32(top, half), down), zero);
-        _mm512_mask_cvtepi32_storeu_epi16(y + j, keep, _mm512_min_epi32(_mm512_max_epi32(v, lo), hi));
+    const int64_t one = (int64_t)1 << f->shift;
+    const int64_t constant = one / 2 + f->zero * one - (int64_t)f->zero_a * f->mult_a - (int64_t)f->zero_b * f->mult_b;
+    const int64_t above = qk_floor_shift(constant, 16), below = constant - above * 65536;
+    if (qk_avx512_size(high_a, high_b) * 32768 + qk_avx512_size(above, 0) + 65536 > INT32_MAX ||
+        qk_avx512_size(low_a, low_b) * 32768 + below > INT32_MAX) {
+        qk_portable_add(f, n, a, b, y);
+        return;
+    }
+    const __m512i high = qk_avx512_pair(high_a, high_b), low = qk_avx512_pair(low_a, low_b);
+    const __m512i more = _mm512_set1_epi32((int32_t)above), rest = _mm512_set1_epi32((int32_t)below);
+    const __m512i lo = _mm512_set1_epi16((int16_t)f->lo), hi = _mm512_set1_epi16((int16_t)f->hi);
+    const __m128i down = _mm_cvtsi32_si128(f->shift - 16);
+    for (size_t j = 0; j < n; j += 32) {
+        const __mmask32 keep = qk_avx512_tail(n - j);
+        const int all = n - j >= 32;
+        const __m512i p = all ? _mm512_loadu_si512(a + j) : _mm512_maskz_loadu_epi16(keep, a + j);
+        const __m512i q = all ? _mm512_loadu_si512(b + j) : _mm512_maskz_loadu_epi16(keep, b + j);
+        __m512i pairs[2] = {_mm512_unpacklo_epi16(p, q), _mm512_unpackhi_epi16(p, q)};
+        for (int h = 0; h < 2; h++) {
+            const __m512i l = _mm512_srai_epi32(_mm512_add_epi32(_mm512_madd_epi16(pairs[h], low), rest), 16);
+            const __m512i v = _mm512_add_epi32(_mm512_add_epi32(_mm512_madd_epi16(pairs[h], high), more), l);
+            pairs[h] = _mm512_sra_epi32(v, down);
+        }
+        const __m512i code = _mm512_min_epi16(_mm512_max_epi16(_mm512_packs_epi32(pairs[0], pairs[1]), lo), hi);
+        if (all)
+            _mm512_storeu_si512(y + j, code);
+        else
+            _mm512_mask_storeu_epi16(y + j, keep, code);
     }
 }
 
 #include "qk_plain.h"
 #undef QK_OWN_TILE
+#undef QK_OWN_PACK
+#undef QK_OWN_BIAS
 #undef QK_OWN_STORE
 #undef QK_OWN_DIVIDE
 #undef QK_OWN_TABLE

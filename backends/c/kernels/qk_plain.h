@@ -329,6 +329,20 @@ QK_ATTR static void QK_FN(add)(const qk_add *f, size_t n, const int16_t *a, cons
 }
 #endif
 
+#ifndef QK_OWN_BIAS
+/* -128 sum_k w[n][k], of panels with k a multiple of 4; n rounded up to 16 elements. */
+QK_ATTR static void QK_FN(bias)(size_t n, size_t k, const int8_t *panels, int32_t *bias)
+{
+    for (size_t first = 0, width; first < n; first += width) {
+        width = 16 * qk_panel(n - first);
+        memset(bias + first, 0, 4 * width);
+        for (size_t i = 0; i < k; i += 4)
+            for (size_t j = 0; j < width; j++, panels += 4)
+                bias[first + j] -= 128 * (panels[0] + panels[1] + panels[2] + panels[3]);
+    }
+}
+#endif
+
 /* Space for n bytes, taken off the front. */
 QK_ATTR static inline void *QK_FN(take)(uint8_t **from, size_t n)
 {
@@ -340,7 +354,7 @@ QK_ATTR static inline void *QK_FN(take)(uint8_t **from, size_t n)
 QK_ATTR static void QK_FN(attention)(const qk_attention *a, const int8_t *q, size_t ldq, const int8_t *k, size_t ldk,
                                      const int8_t *v, size_t ldv, uint8_t *y, size_t ldy, void *scratch)
 {
-    const size_t columns = qk_up(a->keys, 64), depth = qk_up(a->depth, 4), keys = qk_up(a->keys, 4);
+    const size_t columns = qk_up(a->keys, 64), held = a->depth, depth = qk_up(held, 4), keys = qk_up(a->keys, 4);
     const size_t outputs = qk_up(a->width, 64);
     uint8_t *at = (uint8_t *)scratch;
     void *work = QK_FN(take)(&at, qk_linear_scratch(columns > depth ? columns : depth));
@@ -355,11 +369,8 @@ QK_ATTR static void QK_FN(attention)(const qk_attention *a, const int8_t *q, siz
     QK_FN(pack)(a->keys, a->depth, k, ldk, 1, k_panels);
     QK_FN(pack)(a->width, a->keys, v, 1, ldv, v_panels);
     memset(none, 0, 4 * outputs);
+    QK_FN(bias)(a->keys, depth, k_panels, bias); /* rows of q become unsigned by 128 more */
     for (size_t j = 0; j < columns; j++) {
-        int32_t sum = 0;
-        if (j < a->keys)
-            for (size_t d = 0; d < a->depth; d++) sum += k[j * ldk + d];
-        bias[j] = -128 * sum; /* rows of q become unsigned by 128 more */
         mult[j] = a->score_mult;
         shift[j] = a->score_shift;
     }
@@ -371,8 +382,8 @@ QK_ATTR static void QK_FN(attention)(const qk_attention *a, const int8_t *q, siz
         for (size_t r = 0; r < rows; r++) {
             const int8_t *from = q + (i + r) * ldq;
             uint8_t *to = q_rows + r * depth;
-            for (size_t d = 0; d < a->depth; d++) to[d] = (uint8_t)(from[d] + 128);
-            for (size_t d = a->depth; d < depth; d++) to[d] = 0;
+            for (size_t d = 0; d < held; d++) to[d] = (uint8_t)(from[d] + 128);
+            for (size_t d = held; d < depth; d++) to[d] = 0;
         }
         QK_FN(linear)(&qk, rows, q_rows, depth, scores, columns, QK_S16, work);
         QK_FN(softmax)(a->weights, rows, a->keys, scores, columns, weights, columns, sums);

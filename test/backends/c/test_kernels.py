@@ -273,13 +273,14 @@ def test_ln(kernels: Kernels, channels: int) -> None:
             assert (kernels.ln(built.approximation, tables, x, result) == expected).all()
 
 
-@pytest.mark.parametrize("shift", [0, 1, 18, 19, 29, 31, 32, 33, 34, 46, 62])
+@pytest.mark.parametrize("shift", [0, 1, 16, 17, 18, 29, 31, 32, 33, 34, 46, 47, 62])
 def test_residual_add(kernels: Kernels, shift: int) -> None:
     edges = np.array([-(1 << 15), -1, 0, 1, (1 << 15) - 1], np.int16)
     a = np.concatenate([edges.repeat(5), pick(I16, 1000)])
     b = np.concatenate([np.tile(edges, 5), pick(I16, 1000)])
     top = (1 << 31) - 1
-    for mults in ((1498102421, 1318926238), (top, top), (-top, top), (1, 0), (-top, -top)):
+    halves = 0x4000_8000  # its lower half is -2^15, of which two overflow
+    for mults in ((1498102421, 1318926238), (top, top), (-top, top), (1, 0), (-top, -top), (halves, halves)):
         for zeros in ((0, 0, 0), (3, -1000, 20), ((1 << 15) - 1, -(1 << 15), -5)):
             m, s, z = (tuple(map(np.array, v)) for v in (mults, (shift, shift), zeros))
             expected = quantization.add_requant(a, b, m, s, z, Rounding.HALF_UP, False, I16)  # pyright: ignore
