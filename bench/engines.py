@@ -187,27 +187,35 @@ def build_qvit(source: Path, folder: Path, cache: Path, scheme: str) -> None:
 
 
 def quantizer(module: "ModuleOp") -> Predict:
-    """@quantize_inputs in float32 with few passes of NumPy over the image; the codes are the interpreter's."""
+    """@quantize_inputs in float32 with few passes of NumPy over the image; the codes are the interpreter's.
+
+    They are valid until the next call, for memory that is new is slower than all of the passes.
+    """
     from qvit.backends.interpreter import find_function
     from qvit.dialects.ops.quantization import QuantizeOp
     from qvit.dialects.semantics.integers import Rounding
-    from qvit.dialects.types import integer_of
+    from qvit.dialects.types import integer_of, shape_of
     from qvit.dialects.weights import Weights
 
     (op,) = (op for op in find_function(module, "quantize_inputs").walk() if isinstance(op, QuantizeOp))
     weights, result = Weights(module), integer_of(op.results[0])
     assert op.rounding.data is Rounding.HALF_UP
     assert result is not None
-    scale = weights.scale(op.params.scale, np.float32)
-    zero = weights.zero_point(op.params.zero_point).astype(np.float32)
+    # floor(x / scale + zero + 1/2) = floor((floor(x / (scale / 2)) + 2 zero + 1) / 2), exact where it is not clipped anyway
+    half_scale = weights.scale(op.params.scale, np.float32) / np.float32(2)
+    more = 2 * weights.zero_point(op.params.zero_point).astype(np.float32) + np.float32(1)
+    shape = shape_of(op.results[0])
+    y, code = np.empty(shape, np.float32), np.empty(shape, result.dtype)
 
     def quantize(image: np.ndarray) -> np.ndarray:
-        y = image / scale
-        code = np.floor(y)
-        np.subtract(y, code, out=y)
-        code += y >= 0.5
-        code += zero
-        return np.clip(code, result.lo, result.hi, out=code).astype(result.dtype)
+        np.divide(image, half_scale, out=y)
+        np.floor(y, out=y)
+        np.add(y, more, out=y)
+        np.multiply(y, np.float32(0.5), out=y)
+        np.floor(y, out=y)
+        np.clip(y, result.lo, result.hi, out=y)
+        np.copyto(code, y, casting="unsafe")
+        return code
 
     return quantize
 
