@@ -12,9 +12,11 @@
 #if defined(__GNUC__)
 #define QK_NOINLINE __attribute__((noinline))
 #define QK_UNUSED __attribute__((unused))
+#define QK_PREFETCH(from) __builtin_prefetch(from)
 #else
 #define QK_NOINLINE
 #define QK_UNUSED
+#define QK_PREFETCH(from) (void)(from)
 #endif
 
 /* The element type of a result. QK_ACC: the accumulator as it is. */

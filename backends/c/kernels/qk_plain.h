@@ -179,7 +179,12 @@ QK_ATTR static void QK_FN(linear)(const qk_layer *l, size_t m, const uint8_t *x,
         const size_t blocks = qk_panel(n - first), most = QK_FN(tile_rows)(m, blocks);
         width = 16 * blocks;
         const size_t columns = n - first < width ? n - first : width;
+        /* while this panel is used, the next one comes nearer: a part of it, of whole cache lines, with each tile */
+        const int8_t *const next = panel + 4 * steps * width, *coming = next;
+        const size_t after = n - first > width ? 4 * steps * 16 * qk_panel(n - first - width) : 0;
+        const size_t part = qk_up(after / ((m + most - 1) / most) + 1, 64);
         for (size_t i = 0; i < m; i += most) {
+            for (size_t p = 0; p < part && coming < next + after; p += 64, coming += 64) QK_PREFETCH(coming);
             if (m - i < most && m >= most) i = m - most; /* the last tile: some rows a second time */
             const size_t rows = m < most ? m : most;
             const uint8_t *from = x + i * ldx;
@@ -195,7 +200,7 @@ QK_ATTR static void QK_FN(linear)(const qk_layer *l, size_t m, const uint8_t *x,
             QK_FN(tile)(panel, steps, blocks, l->bias + first, rows, from, ld, tile, most);
             QK_FN(finish)(l, first, rows, columns, tile, width, (uint8_t *)y + (i * ldy + first) * size, ldy, type, codes);
         }
-        panel += 4 * steps * width;
+        panel = next;
     }
 }
 #else
