@@ -220,7 +220,7 @@ def _layer(
 
 def linear_scratch(k: int) -> int:
     """qk_linear_scratch."""
-    return 16 * 64 * 6 + aligned(16 * (k + 4))
+    return 16 * 64 * 6 + 20 * aligned(k)
 
 
 def linear(ctx: Context, op: Operation) -> Step | None:

@@ -241,11 +241,16 @@ QK_ATTR static inline __attribute__((always_inline)) void qk_avx512_store_as(con
     for (size_t j = 0; j < n; j += 16) {
         const __mmask16 keep = (__mmask16)(n - j < 16 ? (1U << (n - j)) - 1 : 0xFFFF);
         const __m512i m = _mm512_loadu_si512(l->mult + first + j), s = _mm512_loadu_si512(l->shift + first + j);
-        const __m512i odd = _mm512_srli_epi64(m, 32), shift = _mm512_sub_epi32(s, _mm512_set1_epi32(32));
+        /* the high half of a product is enough for shifts of 33 and more: up to there the sum is raised, if it has room */
+        const __m512i up = _mm512_max_epi32(_mm512_sub_epi32(_mm512_set1_epi32(33), s), _mm512_setzero_si512());
+        const __m512i bias = _mm512_abs_epi32(_mm512_loadu_si512(l->bias + first + j));
+        const __m512i reach = _mm512_add_epi32(bias, _mm512_set1_epi32(255 * 128 * l->k));
+        const int raised = _mm512_mask_test_epi32_mask(keep, up, up) != 0;
+        const __m512i odd = _mm512_srli_epi64(m, 32), shift = _mm512_sub_epi32(_mm512_add_epi32(s, up), _mm512_set1_epi32(32));
         /* zero joins the half: high halves are of 31 bits, and with half and zero below 2^30 in all, their sum is of 32 */
         const __m512i room = _mm512_srlv_epi32(_mm512_set1_epi32(1 << 29), shift);
-        if (_mm512_mask_cmplt_epi32_mask(keep, s, _mm512_set1_epi32(33)) ||
-            _mm512_mask_cmpgt_epu32_mask(keep, _mm512_abs_epi32(zero), room)) {
+        if (_mm512_mask_cmpgt_epu32_mask(keep, _mm512_abs_epi32(zero), room) ||
+            (raised && (l->k > 1 << 15 || _mm512_mask_cmpgt_epu32_mask(keep, reach, _mm512_srlv_epi32(_mm512_set1_epi32(INT32_MAX), up))))) {
             for (size_t i = 0; i < rows; i++) {
                 const __m512i a = _mm512_loadu_si512(tile + i * stride + j);
                 qk_avx512_put(y, i * ldy + j, keep, qk_avx512_any(a, m, s, l->zero, l->lo, l->hi), type);
@@ -255,7 +260,8 @@ QK_ATTR static inline __attribute__((always_inline)) void qk_avx512_store_as(con
         const __m512i half = _mm512_srli_epi32(_mm512_sllv_epi32(_mm512_set1_epi32(1), shift), 1);
         const __m512i more = _mm512_add_epi32(half, _mm512_sllv_epi32(zero, shift));
         for (size_t i = 0; i < rows; i++) {
-            const __m512i high = qk_avx512_high(_mm512_loadu_si512(tile + i * stride + j), m, odd);
+            const __m512i sums = _mm512_loadu_si512(tile + i * stride + j);
+            const __m512i high = qk_avx512_high(raised ? _mm512_sllv_epi32(sums, up) : sums, m, odd);
             __m512i code = _mm512_srav_epi32(_mm512_add_epi32(high, more), shift);
             if (narrow) code = _mm512_min_epi32(_mm512_max_epi32(code, lo), hi);
             qk_avx512_put(y, i * ldy + j, keep, code, type);

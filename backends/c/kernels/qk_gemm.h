@@ -25,7 +25,7 @@ typedef enum { QK_S8, QK_U8, QK_S16, QK_S32, QK_ACC } qk_type;
 /* y = saturate(((v + 2^(guard - 1)) >> guard) + offset): qvit.quad; lo, hi: of the result. pieces: 64 or fewer. */
 typedef struct {
     int32_t form, lowest, segment, guard, offset, pieces, lo, hi;
-    const int16_t *constant, *linear, *square; /* [64], those beyond `pieces` are never read */
+    const int16_t *constant, *linear, *square; /* [64], those beyond `pieces` do not matter */
 } qk_quad;
 
 /* y[m][n] = clip(round((sum_k x[m][k] w[n][k] + bias[n]) mult[n] / 2^shift[n]) + zero), then a function of it, if any.
@@ -104,6 +104,12 @@ static inline int32_t qk_half(int32_t s)
     return halves[s];
 }
 
+/* The number of 16 bits that x, 0..2^16 - 1, is in two's complement. */
+static inline int32_t qk_signed16(int32_t x)
+{
+    return (x ^ 0x8000) - 0x8000;
+}
+
 static inline int32_t qk_clip32(int32_t x, int32_t lo, int32_t hi)
 {
     const int32_t y = x < lo ? lo : x;
@@ -170,12 +176,21 @@ static inline size_t qk_panel(size_t left)
     return blocks > 4 ? 3 : blocks;
 }
 
-enum { QK_TILE_ROWS = 16, QK_TILE_COLUMNS = 64, QK_BLOCK = 36, QK_LANES = 64 };
+enum { QK_TILE_ROWS = 16, QK_TILE_COLUMNS = 64, QK_BLOCK = 36, QK_LANES = 64, QK_CHUNK = 256 };
+enum { QK_TALL = QK_TILE_ROWS * QK_TILE_COLUMNS / 16 }; /* rows of a tile of 16 columns */
 
 static inline size_t qk_linear_scratch(size_t k)
 {
-    /* a tile of sums, one of 16-bit codes, and rows padded to whole steps, or columns taken out of a panel */
-    return QK_TILE_ROWS * QK_TILE_COLUMNS * 6 + qk_up(QK_TILE_ROWS * (k + 4), 64);
+    /* a tile of sums, one of 16-bit codes, rows padded to whole steps, or columns taken out of a
+     * panel and 4 rows, all padded to QK_LANES */
+    return QK_TILE_ROWS * QK_TILE_COLUMNS * 6 + (QK_TILE_ROWS + 4) * qk_up(k, QK_LANES);
+}
+
+/* By how many bits each sum of column c may be raised and still be of 32. */
+static inline int32_t qk_room(const qk_layer *l, size_t c)
+{
+    const int64_t bias = l->bias[c];
+    return 31 - qk_bits((uint64_t)((bias < 0 ? -bias : bias) + (int64_t)255 * 128 * l->k));
 }
 
 static inline size_t qk_attention_scratch(size_t keys, size_t depth, size_t width)

@@ -45,27 +45,27 @@ QK_ATTR static inline void QK_FN(write)(void *y, size_t at, const int32_t *code,
 }
 
 #ifndef QK_OWN_QUAD
-/* Up to QK_LANES codes; loops that look up stand apart from those that compilers vectorize. */
+/* Up to QK_CHUNK codes; loops that look up stand apart from those that compilers vectorize, and read what has long been
+ * written: a vector of what has just been written one by one has to wait. */
 QK_ATTR static void QK_FN(quad_codes)(const qk_quad *f, size_t n, const int16_t *x, int32_t *code)
 {
-    int32_t piece[QK_LANES], r[QK_LANES], b[QK_LANES], a[QK_LANES];
+    int32_t piece[QK_CHUNK], r[QK_CHUNK];
+    uint64_t all[64], found[QK_CHUNK]; /* the three coefficients of a piece in one number, each as 16 bits of its own */
     const int32_t last = (int32_t)(((int64_t)f->pieces << f->segment) - 1), inside = (int32_t)((1U << f->segment) - 1);
     const int32_t centre = 1 << (f->segment - 1), unit = 1 << (16 - f->segment), half = (1 << f->guard) >> 1;
+    for (size_t i = 0; i < 64; i++)
+        all[i] = (uint64_t)(uint16_t)f->constant[i] | (uint64_t)(uint16_t)f->linear[i] << 16 | (uint64_t)(uint16_t)f->square[i] << 32;
     for (size_t i = 0; i < n; i++) {
         const int32_t c = x[i], position = f->form == 0 ? c - f->lowest : c < 0 ? -c : c;
         const int32_t at = position < last ? position : last;
         piece[i] = at >> f->segment;
         r[i] = ((at & inside) - centre) * unit;
     }
+    for (size_t i = 0; i < n; i++) found[i] = all[piece[i]];
     for (size_t i = 0; i < n; i++) {
-        const int32_t j = piece[i];
-        piece[i] = f->constant[j];
-        b[i] = f->linear[j];
-        a[i] = f->square[j];
-    }
-    for (size_t i = 0; i < n; i++) {
-        const int32_t slope = b[i] + qk_floor_shift32(r[i] * a[i] + (1 << 14), 15);
-        piece[i] += qk_floor_shift32(r[i] * slope + (1 << 14), 15);
+        const int32_t a = qk_signed16((int32_t)(found[i] >> 32)), b = qk_signed16((int32_t)(found[i] >> 16 & 0xFFFF));
+        const int32_t slope = b + qk_floor_shift32(r[i] * a + (1 << 14), 15);
+        piece[i] = qk_signed16((int32_t)(found[i] & 0xFFFF)) + qk_floor_shift32(r[i] * slope + (1 << 14), 15);
     }
     if (f->form == 1)
         for (size_t i = 0; i < n; i++) piece[i] = x[i] > 0 ? piece[i] : x[i] < 0 ? -piece[i] : 0;
@@ -79,10 +79,10 @@ QK_ATTR static void QK_FN(quad_codes)(const qk_quad *f, size_t n, const int16_t 
 QK_ATTR static void QK_FN(quad)(const qk_quad *f, size_t rows, size_t n, const int16_t *x, size_t ldx, void *y, size_t ldy,
                                 qk_type type)
 {
-    int32_t code[QK_LANES];
+    int32_t code[QK_CHUNK];
     for (size_t i = 0; i < rows; i++, x += ldx)
-        for (size_t j = 0; j < n; j += QK_LANES) {
-            const size_t left = n - j, most = QK_LANES, count = left < most ? left : most;
+        for (size_t j = 0; j < n; j += QK_CHUNK) {
+            const size_t left = n - j, most = QK_CHUNK, count = left < most ? left : most;
             QK_FN(quad_codes)(f, count, x + j, code);
             QK_FN(write)(y, i * ldy + j, code, count, type);
         }
@@ -97,44 +97,81 @@ QK_ATTR static void QK_FN(table)(const uint8_t *table, size_t n, const uint8_t *
 #endif
 
 #ifndef QK_OWN_STORE
-/* clip(round(sum mult / 2^shift) + zero), n <= 16 columns from `at` on; half and down are of shifts of 33 and more. */
-QK_ATTR static inline void QK_FN(scale)(const qk_layer *l, size_t at, size_t n, const int32_t *sums, const int32_t *half,
-                                        const int32_t *down, int small, int32_t *code)
+/* clip(round(sum mult / 2^shift) + zero) of QK_LANES sums: 4 rows of 16 columns, for a loop of 16 is no loop to compilers. */
+typedef struct {
+    int32_t mult[QK_LANES], shift[QK_LANES]; /* where some shift is small */
+    int32_t unit[QK_LANES], half[QK_LANES], down[QK_LANES];
+} QK_FN(scales);
+
+QK_ATTR static inline void QK_FN(scale)(const qk_layer *l, const QK_FN(scales) *by, int small, const int32_t *sums, int32_t *code)
 {
-    const int32_t *mult = l->mult + at, *shift = l->shift + at;
     const int32_t zero = l->zero, lo = l->lo, hi = l->hi;
     if (small)
-        for (size_t j = 0; j < n; j++)
-            code[j] = (int32_t)qk_clip(qk_half_up((int64_t)sums[j] * mult[j], shift[j]) + zero, lo, hi);
+        for (size_t j = 0; j < QK_LANES; j++)
+            code[j] = (int32_t)qk_clip(qk_half_up((int64_t)sums[j] * by->mult[j], by->shift[j]) + zero, lo, hi);
     else /* nested floors: the low half of the product only matters to its high half */
-        for (size_t j = 0; j < n; j++) {
-            const int32_t high = (int32_t)qk_floor_shift((int64_t)sums[j] * mult[j], 32);
-            code[j] = qk_clip32(qk_floor_shift32(high + half[j], down[j]) + zero, lo, hi);
+        for (size_t j = 0; j < QK_LANES; j++) {
+            const int32_t high = (int32_t)qk_floor_shift((int64_t)(sums[j] * by->unit[j]) * by->mult[j], 32);
+            code[j] = qk_clip32(qk_floor_shift32(high + by->half[j], by->down[j]) + zero, lo, hi);
         }
+}
+
+/* Up to 16 elements; all of them with a number of bytes that the compiler knows. */
+QK_ATTR static inline void QK_FN(sixteen)(void *to, const void *from, size_t count, size_t size)
+{
+    if (count < 16)
+        memcpy(to, from, count * size);
+    else if (size == 1)
+        memcpy(to, from, 16);
+    else if (size == 2)
+        memcpy(to, from, 32);
+    else
+        memcpy(to, from, 64);
 }
 
 /* Columns first..first + n of a tile [rows][stride], rounded, clipped and written. */
 QK_ATTR static void QK_FN(store)(const qk_layer *l, size_t first, size_t rows, size_t n, const int32_t *tile, size_t stride,
                                  void *y, size_t ldy, qk_type type)
 {
-    int32_t code[16], half[16], down[16];
+    QK_FN(scales) by;
+    const size_t size = qk_size(type);
+    int32_t sums[QK_LANES] = {0}, code[QK_LANES];
+    int16_t words[QK_LANES];
+    uint8_t bytes[QK_LANES];
     for (size_t j = 0; j < n; j += 16) {
         const size_t at = first + j, count = n - j < 16 ? n - j : 16;
         int small = 0;
-        for (size_t i = 0; i < count; i++) {
-            const int32_t s = l->shift[at + i];
-            small |= s < 33;
-            down[i] = s < 33 ? 0 : s - 32;
-            half[i] = qk_half(down[i]);
+        for (size_t i = 0; i < 16; i++) {
+            const size_t c = i < count ? at + i : at;
+            /* the high half of a product is enough for shifts of 33 and more: up to there the sum is raised, if it has room */
+            const int32_t s = l->shift[c], up = s < 33 ? 33 - s : 0;
+            small |= up > 0 && up > qk_room(l, c);
+            by.mult[i] = l->mult[c];
+            by.shift[i] = s;
+            by.unit[i] = (int32_t)1 << (up < 30 ? up : 30);
+            by.down[i] = s + up - 32;
+            by.half[i] = qk_half(by.down[i]);
         }
-        for (size_t i = 0; i < rows; i++)
-            if (count == 16) { /* a number that the compiler knows */
-                QK_FN(scale)(l, at, 16, tile + i * stride + j, half, down, small, code);
-                QK_FN(write)(y, i * ldy + j, code, 16, type);
-            } else {
-                QK_FN(scale)(l, at, count, tile + i * stride + j, half, down, small, code);
-                QK_FN(write)(y, i * ldy + j, code, count, type);
-            }
+        for (size_t i = 16; i < QK_LANES; i += 16) {
+            memcpy(by.mult + i, by.mult, 64);
+            memcpy(by.shift + i, by.shift, 64);
+            memcpy(by.unit + i, by.unit, 64);
+            memcpy(by.down + i, by.down, 64);
+            memcpy(by.half + i, by.half, 64);
+        }
+        for (size_t i = 0; i < rows; i += 4) {
+            const size_t left = rows - i, most = 4, taken = left < most ? left : most;
+            for (size_t r = 0; r < taken; r++)
+                QK_FN(sixteen)(sums + 16 * r, tile + (i + r) * stride + j, count, 4);
+            QK_FN(scale)(l, &by, small, sums, code);
+            if (type == QK_S16)
+                QK_FN(write)(words, 0, code, QK_LANES, QK_S16);
+            else if (type != QK_S32)
+                QK_FN(write)(bytes, 0, code, QK_LANES, QK_U8);
+            const uint8_t *from = type == QK_S16 ? (const uint8_t *)words : type == QK_S32 ? (const uint8_t *)code : bytes;
+            for (size_t r = 0; r < taken; r++)
+                QK_FN(sixteen)((uint8_t *)y + ((i + r) * ldy + j) * size, from + 16 * r * size, count, size);
+        }
     }
 }
 #endif
@@ -216,12 +253,14 @@ QK_ATTR static void QK_FN(linear)(const qk_layer *l, size_t m, const uint8_t *x,
     sums[16 * i + 2] = bias[2] + s##i##2;                                                                                      \
     sums[16 * i + 3] = bias[3] + s##i##3;
 
-/* 4 rows times 4 columns, sums [4][16]: dot products along k, which compilers vectorize. */
-QK_ATTR QK_NOINLINE static void QK_FN(dots)(size_t k, const int8_t *w, size_t ldw, const int32_t *bias, size_t rows,
-                                            const uint8_t *x, size_t ldx, int32_t *sums)
+/* 4 rows times 4 columns, sums [4][16]: dot products along k, which compilers vectorize; of whole QK_LANES codes, so that they
+ * have no rest to see to. */
+QK_ATTR QK_NOINLINE static void QK_FN(dots)(size_t lanes, const int8_t *w, const int32_t *bias, size_t rows, const uint8_t *x,
+                                            size_t ldx, int32_t *sums)
 {
+    const size_t k = lanes * QK_LANES;
     const uint8_t *x0 = x, *x1 = rows > 1 ? x0 + ldx : x0, *x2 = rows > 2 ? x1 + ldx : x0, *x3 = rows > 3 ? x2 + ldx : x0;
-    const int8_t *w0 = w, *w1 = w0 + ldw, *w2 = w1 + ldw, *w3 = w2 + ldw;
+    const int8_t *w0 = w, *w1 = w0 + k, *w2 = w1 + k, *w3 = w2 + k;
     QK_DOTS(0) QK_DOTS(1) QK_DOTS(2) QK_DOTS(3)
     for (size_t j = 0; j < k; j++) {
         QK_ADD(0) QK_ADD(1) QK_ADD(2) QK_ADD(3)
@@ -236,23 +275,34 @@ QK_ATTR static void QK_FN(linear)(const qk_layer *l, size_t m, const uint8_t *x,
                                   void *scratch)
 {
     const size_t n = (size_t)l->n, k = (size_t)l->k, steps = (k + 3) / 4, size = qk_size(type);
+    const size_t lanes = qk_up(k, QK_LANES) / QK_LANES, whole = lanes * QK_LANES;
     int32_t *tile = (int32_t *)scratch;
     int16_t *codes = (int16_t *)(tile + QK_TILE_ROWS * QK_TILE_COLUMNS);
     int8_t *columns = (int8_t *)(codes + QK_TILE_ROWS * QK_TILE_COLUMNS);
+    uint8_t *padded = (uint8_t *)(columns + 16 * whole);
     const int8_t *panel = l->packed;
+    memset(columns, 0, 16 * whole); /* those beyond k, whatever stands beside them in x */
     for (size_t first = 0, width; first < n; first += width) {
         width = 16 * qk_panel(n - first);
         for (size_t block = 0; block < width && first + block < n; block += 16) {
             const size_t at = first + block, count = n - at < 16 ? n - at : 16;
             for (size_t i = 0; i < steps; i++) /* 16 columns out of the panel, for all rows */
-                for (size_t j = 0; j < 16; j++)
-                    memcpy(columns + (j * steps + i) * 4, panel + (i * width + block + j) * 4, 4);
-            for (size_t i = 0; i < m; i += QK_TILE_ROWS) {
-                const size_t left = m - i, most = QK_TILE_ROWS, rows = left < most ? left : most;
-                for (size_t r = 0; r < rows; r += 4)
+                for (size_t j = 0; j < 16; j++) memcpy(columns + j * whole + 4 * i, panel + (i * width + block + j) * 4, 4);
+            for (size_t i = 0; i < m; i += QK_TALL) {
+                const size_t left = m - i, most = QK_TALL, rows = left < most ? left : most;
+                for (size_t r = 0; r < rows; r += 4) {
+                    const uint8_t *from = x + (i + r) * ldx;
+                    const size_t four = rows - r < 4 ? rows - r : 4;
+                    size_t ld = ldx;
+                    if ((four - 1) * ldx + whole > (left - r - 1) * ldx + k) { /* beyond the end of x */
+                        ld = whole;
+                        memset(padded, 0, four * whole);
+                        for (size_t q = 0; q < four; q++) memcpy(padded + q * ld, from + q * ldx, k);
+                        from = padded;
+                    }
                     for (size_t j = 0; j < 16; j += 4)
-                        QK_FN(dots)(k, columns + 4 * j * steps, 4 * steps, l->bias + at + j, rows - r, x + (i + r) * ldx, ldx,
-                                    tile + 16 * r + j);
+                        QK_FN(dots)(lanes, columns + j * whole, l->bias + at + j, four, from, ld, tile + 16 * r + j);
+                }
                 QK_FN(finish)(l, at, rows, count, tile, 16, (uint8_t *)y + (i * ldy + at) * size, ldy, type, codes);
             }
         }
@@ -270,11 +320,12 @@ QK_ATTR static void QK_FN(softmax)(const uint8_t *weights, size_t rows, size_t n
         int16_t top = x[0];
         for (size_t j = 1; j < n; j++) top = x[j] > top ? x[j] : top;
         int32_t sum = 0;
-        for (size_t j = 0; j < n; j++) {
+        for (size_t j = 0; j < n; j++) { /* loops that look up stand apart from those that compilers vectorize */
             const int32_t d = top - x[j];
-            y[j] = weights[d < 255 ? d : 255];
-            sum += y[j];
+            y[j] = (uint8_t)(d < 255 ? d : 255);
         }
+        for (size_t j = 0; j < n; j++) y[j] = weights[y[j]];
+        for (size_t j = 0; j < n; j++) sum += y[j];
         sums[i] = sum == 0 ? 255 : sum;
     }
 }
@@ -392,7 +443,7 @@ QK_ATTR static void QK_FN(attention)(const qk_attention *a, const int8_t *q, siz
         }
         QK_FN(linear)(&qk, rows, q_rows, depth, scores, columns, QK_S16, work);
         QK_FN(softmax)(a->weights, rows, a->keys, scores, columns, weights, columns, sums);
-        for (size_t r = 0; r < rows && a->keys < keys; r++) memset(weights + r * columns + a->keys, 0, keys - a->keys);
+        for (size_t r = 0; r < rows; r++) memset(weights + r * columns + a->keys, 0, columns - a->keys);
         QK_FN(linear)(&pv, rows, weights, columns, acc, outputs, QK_ACC, work);
         QK_FN(divide)(a->mult, a->shift, a->zero, a->lo, a->hi, rows, a->width, acc, outputs, sums, y + i * ldy, ldy);
     }
