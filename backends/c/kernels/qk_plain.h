@@ -44,6 +44,25 @@ QK_ATTR static inline void QK_FN(write)(void *y, size_t at, const int32_t *code,
     }
 }
 
+/* Up to 16 elements of `size` bytes. Copies of a length that the compiler does not know are calls, or worse. */
+QK_ATTR static inline void QK_FN(sixteen)(void *to, const void *from, size_t count, size_t size)
+{
+    uint8_t *y = (uint8_t *)to;
+    const uint8_t *x = (const uint8_t *)from;
+    const size_t n = count * size;
+    size_t at = 0;
+    if (n == 64) {
+        memcpy(y, x, 64);
+        return;
+    }
+    if (n & 32) memcpy(y, x, 32), at += 32;
+    if (n & 16) memcpy(y + at, x + at, 16), at += 16;
+    if (n & 8) memcpy(y + at, x + at, 8), at += 8;
+    if (n & 4) memcpy(y + at, x + at, 4), at += 4;
+    if (n & 2) memcpy(y + at, x + at, 2), at += 2;
+    if (n & 1) y[at] = x[at];
+}
+
 #ifndef QK_OWN_QUAD
 /* Up to QK_CHUNK codes; loops that look up stand apart from those that compilers vectorize, and read what has long been
  * written: a vector of what has just been written one by one has to wait. */
@@ -116,19 +135,6 @@ QK_ATTR static inline void QK_FN(scale)(const qk_layer *l, const QK_FN(scales) *
         }
 }
 
-/* Up to 16 elements; all of them with a number of bytes that the compiler knows. */
-QK_ATTR static inline void QK_FN(sixteen)(void *to, const void *from, size_t count, size_t size)
-{
-    if (count < 16)
-        memcpy(to, from, count * size);
-    else if (size == 1)
-        memcpy(to, from, 16);
-    else if (size == 2)
-        memcpy(to, from, 32);
-    else
-        memcpy(to, from, 64);
-}
-
 /* Columns first..first + n of a tile [rows][stride], rounded, clipped and written. */
 QK_ATTR static void QK_FN(store)(const qk_layer *l, size_t first, size_t rows, size_t n, const int32_t *tile, size_t stride,
                                  void *y, size_t ldy, qk_type type)
@@ -181,14 +187,18 @@ QK_ATTR static void QK_FN(finish)(const qk_layer *l, size_t first, size_t rows, 
                                   uint8_t *y, size_t ldy, qk_type type, int16_t *codes)
 {
     if (type == QK_ACC) {
-        for (size_t i = 0; i < rows; i++) memcpy(y + 4 * i * ldy, tile + i * stride, 4 * n);
+        for (size_t i = 0; i < rows; i++)
+            for (size_t j = 0; j < n; j += 16)
+                QK_FN(sixteen)(y + 4 * (i * ldy + j), tile + i * stride + j, n - j < 16 ? n - j : 16, 4);
         return;
     }
     if (l->quad != NULL && n < QK_LANES / 2) { /* few columns: all rows as one, results in the place of codes */
         QK_FN(store)(l, first, rows, n, tile, stride, codes, n, QK_S16);
         QK_FN(quad)(l->quad, 1, rows * n, codes, 0, codes, 0, type);
         const size_t size = qk_size(type);
-        for (size_t i = 0; i < rows; i++) memcpy(y + i * ldy * size, (const uint8_t *)codes + i * n * size, n * size);
+        for (size_t i = 0; i < rows; i++)
+            for (size_t j = 0; j < n; j += 16)
+                QK_FN(sixteen)(y + (i * ldy + j) * size, (const uint8_t *)codes + (i * n + j) * size, n - j < 16 ? n - j : 16, size);
         return;
     }
     if (l->quad != NULL) {
@@ -286,8 +296,10 @@ QK_ATTR static void QK_FN(linear)(const qk_layer *l, size_t m, const uint8_t *x,
         width = 16 * qk_panel(n - first);
         for (size_t block = 0; block < width && first + block < n; block += 16) {
             const size_t at = first + block, count = n - at < 16 ? n - at : 16;
-            for (size_t i = 0; i < steps; i++) /* 16 columns out of the panel, for all rows */
+            for (size_t i = 0; i < steps; i++) { /* 16 columns out of the panel, for all rows */
+                if (i + 16 < steps) QK_PREFETCH(panel + ((i + 16) * width + block) * 4);
                 for (size_t j = 0; j < 16; j++) memcpy(columns + j * whole + 4 * i, panel + (i * width + block + j) * 4, 4);
+            }
             for (size_t i = 0; i < m; i += QK_TALL) {
                 const size_t left = m - i, most = QK_TALL, rows = left < most ? left : most;
                 for (size_t r = 0; r < rows; r += 4) {
@@ -340,6 +352,14 @@ QK_ATTR static void QK_FN(divide)(int32_t mult, int32_t shift, int32_t zero, int
         int32_t more;
         const int64_t r = qk_over(mult, divisors[i], &more);
         const int32_t s = shift + more;
+        if (s >= 33 && s <= 62) { /* nested floors: the high half of the product is enough */
+            const int32_t by = (int32_t)r, down = s - 32, half = qk_half(down);
+            for (size_t j = 0; j < n; j++) {
+                const int32_t high = (int32_t)qk_floor_shift((int64_t)acc[j] * by, 32);
+                y[j] = (uint8_t)qk_clip32(qk_floor_shift32(high + half, down) + zero, lo, hi);
+            }
+            continue;
+        }
         /* |acc r| < 2^62: by 2^63 and more all of it rounds to 0, but -2^62 / 2^63 = -1/2 rounds up to 0 too */
         for (size_t j = 0; j < n; j++)
             y[j] = (uint8_t)qk_clip((s > 62 ? 0 : qk_half_up(acc[j] * r, s)) + zero, lo, hi);
@@ -425,6 +445,7 @@ QK_ATTR static void QK_FN(attention)(const qk_attention *a, const int8_t *q, siz
     QK_FN(pack)(a->keys, a->depth, k, ldk, 1, k_panels);
     QK_FN(pack)(a->width, a->keys, v, 1, ldv, v_panels);
     memset(none, 0, 4 * outputs);
+    memset(weights, 0, QK_BLOCK * columns); /* those beyond the keys stay so */
     QK_FN(bias)(a->keys, depth, k_panels, bias); /* rows of q become unsigned by 128 more */
     for (size_t j = 0; j < columns; j++) {
         mult[j] = a->score_mult;
@@ -443,7 +464,6 @@ QK_ATTR static void QK_FN(attention)(const qk_attention *a, const int8_t *q, siz
         }
         QK_FN(linear)(&qk, rows, q_rows, depth, scores, columns, QK_S16, work);
         QK_FN(softmax)(a->weights, rows, a->keys, scores, columns, weights, columns, sums);
-        for (size_t r = 0; r < rows; r++) memset(weights + r * columns + a->keys, 0, columns - a->keys);
         QK_FN(linear)(&pv, rows, weights, columns, acc, outputs, QK_ACC, work);
         QK_FN(divide)(a->mult, a->shift, a->zero, a->lo, a->hi, rows, a->width, acc, outputs, sums, y + i * ldy, ldy);
     }
