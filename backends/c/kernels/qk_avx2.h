@@ -80,15 +80,20 @@ QK_ATTR QK_NOINLINE static void qk_avx2_store(const qk_layer *l, size_t first, s
         const __m256i m = _mm256_loadu_si256((const __m256i *)(const void *)(l->mult + first + j));
         const __m256i s = _mm256_loadu_si256((const __m256i *)(const void *)(l->shift + first + j));
         const __m256i lanes = _mm256_cmpgt_epi32(_mm256_set1_epi32((int32_t)count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-        const __m256i small = _mm256_and_si256(lanes, _mm256_cmpgt_epi32(_mm256_set1_epi32(33), s));
-        if (!_mm256_testz_si256(small, small)) {
+        /* the high half of a product is enough for shifts of 33 and more: up to there the sum is raised, if it has room */
+        const __m256i up = _mm256_and_si256(lanes, _mm256_max_epi32(_mm256_sub_epi32(_mm256_set1_epi32(33), s), _mm256_setzero_si256()));
+        const int raised = !_mm256_testz_si256(up, up);
+        int small = 0;
+        for (size_t c = first + j; raised && c < first + j + count; c++) small |= 33 - l->shift[c] > qk_room(l, c);
+        if (small) {
             qk_portable_store(l, first + j, rows, count, tile + j, stride, (uint8_t *)y + j * size, ldy, type);
             continue;
         }
-        const __m256i shift = _mm256_sub_epi32(s, _mm256_set1_epi32(32));
+        const __m256i shift = _mm256_sub_epi32(_mm256_add_epi32(s, up), _mm256_set1_epi32(32));
         const __m256i half = _mm256_srli_epi32(_mm256_sllv_epi32(_mm256_set1_epi32(1), shift), 1);
         for (size_t i = 0; i < rows; i++) {
-            const __m256i high = qk_avx2_high(_mm256_loadu_si256((const __m256i *)(const void *)(tile + i * stride + j)), m);
+            const __m256i sums = _mm256_loadu_si256((const __m256i *)(const void *)(tile + i * stride + j));
+            const __m256i high = qk_avx2_high(raised ? _mm256_sllv_epi32(sums, up) : sums, m);
             const __m256i v = _mm256_add_epi32(_mm256_srav_epi32(_mm256_add_epi32(high, half), shift), zero);
             const __m256i code = _mm256_min_epi32(_mm256_max_epi32(v, lo), hi);
             uint8_t *to = (uint8_t *)y + (i * ldy + j) * size;

@@ -154,7 +154,7 @@ QK_ATTR static void QK_FN(store)(const qk_layer *l, size_t first, size_t rows, s
             small |= up > 0 && up > qk_room(l, c);
             by.mult[i] = l->mult[c];
             by.shift[i] = s;
-            by.unit[i] = (int32_t)1 << (up < 30 ? up : 30);
+            by.unit[i] = i < count ? (int32_t)1 << (up < 30 ? up : 30) : 1; /* what stands beside the columns may be any sum */
             by.down[i] = s + up - 32;
             by.half[i] = qk_half(by.down[i]);
         }
@@ -182,6 +182,16 @@ QK_ATTR static void QK_FN(store)(const qk_layer *l, size_t first, size_t rows, s
 }
 #endif
 
+/* A function of the codes of one tile, if there is one: of those in codes [rows][64], or in y. */
+QK_ATTR static inline void QK_FN(follow)(const qk_layer *l, size_t rows, size_t n, uint8_t *y, size_t ldy, qk_type type,
+                                         const int16_t *codes)
+{
+    if (l->quad != NULL)
+        QK_FN(quad)(l->quad, rows, n, codes, QK_TILE_COLUMNS, y, ldy, type);
+    else if (l->table != NULL)
+        for (size_t i = 0; i < rows; i++) QK_FN(table)(l->table, n, y + i * ldy, y + i * ldy);
+}
+
 /* What follows the product, of one tile; codes: [rows][64] of scratch. */
 QK_ATTR static void QK_FN(finish)(const qk_layer *l, size_t first, size_t rows, size_t n, const int32_t *tile, size_t stride,
                                   uint8_t *y, size_t ldy, qk_type type, int16_t *codes)
@@ -201,19 +211,17 @@ QK_ATTR static void QK_FN(finish)(const qk_layer *l, size_t first, size_t rows, 
                 QK_FN(sixteen)(y + (i * ldy + j) * size, (const uint8_t *)codes + (i * n + j) * size, n - j < 16 ? n - j : 16, size);
         return;
     }
-    if (l->quad != NULL) {
+    if (l->quad != NULL)
         QK_FN(store)(l, first, rows, n, tile, stride, codes, QK_TILE_COLUMNS, QK_S16);
-        QK_FN(quad)(l->quad, rows, n, codes, QK_TILE_COLUMNS, y, ldy, type);
-        return;
-    }
-    QK_FN(store)(l, first, rows, n, tile, stride, y, ldy, type);
-    if (l->table != NULL)
-        for (size_t i = 0; i < rows; i++) QK_FN(table)(l->table, n, y + i * ldy, y + i * ldy);
+    else
+        QK_FN(store)(l, first, rows, n, tile, stride, y, ldy, type);
+    QK_FN(follow)(l, rows, n, y, ldy, type, codes);
 }
 
 #ifdef QK_OWN_TILE
 /* A variant's tile(panel, steps, blocks, bias, rows, x, ldx, sums, most) makes sums [rows][16 blocks] = bias + x w^T of a
- * panel; its most = tile_rows(m, blocks) says how many rows it takes at once. */
+ * panel; its most = tile_rows(m, blocks) says how many rows it takes at once. One with QK_OWN_CODES also has tile_codes, which
+ * makes codes of `most` rows without storing the sums, where scales_of says that it can. */
 QK_ATTR static void QK_FN(linear)(const qk_layer *l, size_t m, const uint8_t *x, size_t ldx, void *y, size_t ldy, qk_type type,
                                   void *scratch)
 {
@@ -228,6 +236,11 @@ QK_ATTR static void QK_FN(linear)(const qk_layer *l, size_t m, const uint8_t *x,
         const size_t columns = n - first < width ? n - first : width;
         /* while this panel is used, the next one comes nearer: a part of it, of whole cache lines, with each tile */
         const int8_t *const next = panel + 4 * steps * width, *coming = next;
+#ifdef QK_OWN_CODES
+        QK_FN(scales) by[4];
+        const qk_type kind = l->quad ? QK_S16 : l->table == NULL || type == QK_ACC ? type : l->lo < 0 ? QK_S8 : QK_U8;
+        const int direct = QK_FN(scales_of)(l, first, columns, kind, by);
+#endif
         const size_t after = n - first > width ? 4 * steps * 16 * qk_panel(n - first - width) : 0;
         const size_t part = qk_up(after / ((m + most - 1) / most) + 1, 64);
         for (size_t i = 0; i < m; i += most) {
@@ -244,8 +257,18 @@ QK_ATTR static void QK_FN(linear)(const qk_layer *l, size_t m, const uint8_t *x,
                 }
                 from = padded;
             }
+            uint8_t *const to = (uint8_t *)y + (i * ldy + first) * size;
+#ifdef QK_OWN_CODES
+            if (direct && rows == most) {
+                void *const place = l->quad ? (void *)codes : to;
+                const size_t wide = QK_TILE_COLUMNS;
+                QK_FN(tile_codes)(panel, steps, blocks, l->bias + first, from, ld, most, by, place, l->quad ? wide : ldy, kind);
+                QK_FN(follow)(l, rows, columns, to, ldy, type, codes);
+                continue;
+            }
+#endif
             QK_FN(tile)(panel, steps, blocks, l->bias + first, rows, from, ld, tile, most);
-            QK_FN(finish)(l, first, rows, columns, tile, width, (uint8_t *)y + (i * ldy + first) * size, ldy, type, codes);
+            QK_FN(finish)(l, first, rows, columns, tile, width, to, ldy, type, codes);
         }
         panel = next;
     }
