@@ -275,11 +275,11 @@ QK_ATTR static void QK_FN(linear)(const qk_layer *l, size_t m, const uint8_t *x,
 }
 #else
 #define QK_DOTS(i) int32_t s##i##0 = 0, s##i##1 = 0, s##i##2 = 0, s##i##3 = 0;
-#define QK_ADD(i)                                                                                                             \
-    s##i##0 += x##i[j] * w0[j];                                                                                                \
-    s##i##1 += x##i[j] * w1[j];                                                                                                \
-    s##i##2 += x##i[j] * w2[j];                                                                                                \
-    s##i##3 += x##i[j] * w3[j];
+#define QK_ADD(c)                                                                                                             \
+    s0##c += x0[j] * w##c[j];                                                                                                  \
+    s1##c += x1[j] * w##c[j];                                                                                                  \
+    s2##c += x2[j] * w##c[j];                                                                                                  \
+    s3##c += x3[j] * w##c[j];
 #define QK_OUT(i)                                                                                                             \
     sums[16 * i] = bias[0] + s##i##0;                                                                                          \
     sums[16 * i + 1] = bias[1] + s##i##1;                                                                                      \
@@ -351,16 +351,22 @@ QK_ATTR static void QK_FN(linear)(const qk_layer *l, size_t m, const uint8_t *x,
 QK_ATTR static void QK_FN(softmax)(const uint8_t *weights, size_t rows, size_t n, const int16_t *x, size_t ldx, uint8_t *y,
                                    size_t ldy, int32_t *sums)
 {
-    for (size_t i = 0; i < rows; i++, x += ldx, y += ldy) {
-        int16_t top = x[0];
-        for (size_t j = 1; j < n; j++) top = x[j] > top ? x[j] : top;
-        int32_t sum = 0;
-        for (size_t j = 0; j < n; j++) { /* loops that look up stand apart from those that compilers vectorize */
-            const int32_t d = top - x[j];
-            y[j] = (uint8_t)(d < 255 ? d : 255);
+    /* of all rows before the next step: see quad_codes */
+    for (size_t i = 0; i < rows; i++) {
+        const int16_t *from = x + i * ldx;
+        uint8_t *to = y + i * ldy;
+        int16_t top = from[0];
+        for (size_t j = 1; j < n; j++) top = from[j] > top ? from[j] : top;
+        for (size_t j = 0; j < n; j++) {
+            const int32_t d = top - from[j];
+            to[j] = (uint8_t)(d < 255 ? d : 255);
         }
-        for (size_t j = 0; j < n; j++) y[j] = weights[y[j]];
-        for (size_t j = 0; j < n; j++) sum += y[j];
+    }
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < n; j++) y[i * ldy + j] = weights[y[i * ldy + j]];
+    for (size_t i = 0; i < rows; i++) {
+        int32_t sum = 0;
+        for (size_t j = 0; j < n; j++) sum += y[i * ldy + j];
         sums[i] = sum == 0 ? 255 : sum;
     }
 }
