@@ -177,6 +177,14 @@ static inline size_t qk_panel(size_t left)
 }
 
 enum { QK_TILE_ROWS = 16, QK_TILE_COLUMNS = 64, QK_BLOCK = 36, QK_LANES = 64, QK_CHUNK = 256 };
+/* Codes in the widest vectors that compilers use here, at most QK_LANES. */
+#if defined(__AVX512BW__)
+enum { QK_VECTOR = 64 };
+#elif defined(__AVX2__)
+enum { QK_VECTOR = 32 };
+#else
+enum { QK_VECTOR = 16 };
+#endif
 enum { QK_TALL = QK_TILE_ROWS * QK_TILE_COLUMNS / 16 }; /* rows of a tile of 16 columns */
 
 static inline size_t qk_linear_scratch(size_t k)

@@ -286,12 +286,12 @@ QK_ATTR static void QK_FN(linear)(const qk_layer *l, size_t m, const uint8_t *x,
     sums[16 * i + 2] = bias[2] + s##i##2;                                                                                      \
     sums[16 * i + 3] = bias[3] + s##i##3;
 
-/* 4 rows times 4 columns, sums [4][16]: dot products along k, which compilers vectorize; of whole QK_LANES codes, so that they
+/* 4 rows times 4 columns, sums [4][16]: dot products along k, which compilers vectorize; of whole vectors, so that they
  * have no rest to see to. */
-QK_ATTR QK_NOINLINE static void QK_FN(dots)(size_t lanes, const int8_t *w, const int32_t *bias, size_t rows, const uint8_t *x,
+QK_ATTR QK_NOINLINE static void QK_FN(dots)(size_t vectors, const int8_t *w, const int32_t *bias, size_t rows, const uint8_t *x,
                                             size_t ldx, int32_t *sums)
 {
-    const size_t k = lanes * QK_LANES;
+    const size_t k = vectors * QK_VECTOR;
     const uint8_t *x0 = x, *x1 = rows > 1 ? x0 + ldx : x0, *x2 = rows > 2 ? x1 + ldx : x0, *x3 = rows > 3 ? x2 + ldx : x0;
     const int8_t *w0 = w, *w1 = w0 + k, *w2 = w1 + k, *w3 = w2 + k;
     QK_DOTS(0) QK_DOTS(1) QK_DOTS(2) QK_DOTS(3)
@@ -308,7 +308,7 @@ QK_ATTR static void QK_FN(linear)(const qk_layer *l, size_t m, const uint8_t *x,
                                   void *scratch)
 {
     const size_t n = (size_t)l->n, k = (size_t)l->k, steps = (k + 3) / 4, size = qk_size(type);
-    const size_t lanes = qk_up(k, QK_LANES) / QK_LANES, whole = lanes * QK_LANES;
+    const size_t vectors = qk_up(k, QK_VECTOR) / QK_VECTOR, whole = vectors * QK_VECTOR;
     int32_t *tile = (int32_t *)scratch;
     int16_t *codes = (int16_t *)(tile + QK_TILE_ROWS * QK_TILE_COLUMNS);
     int8_t *columns = (int8_t *)(codes + QK_TILE_ROWS * QK_TILE_COLUMNS);
@@ -336,7 +336,7 @@ QK_ATTR static void QK_FN(linear)(const qk_layer *l, size_t m, const uint8_t *x,
                         from = padded;
                     }
                     for (size_t j = 0; j < 16; j += 4)
-                        QK_FN(dots)(lanes, columns + j * whole, l->bias + at + j, four, from, ld, tile + 16 * r + j);
+                        QK_FN(dots)(vectors, columns + j * whole, l->bias + at + j, four, from, ld, tile + 16 * r + j);
                 }
                 QK_FN(finish)(l, at, rows, count, tile, 16, (uint8_t *)y + (i * ldy + at) * size, ldy, type, codes);
             }
