@@ -11,7 +11,8 @@ from kernel_library import VARIANTS, Array, library
 from xdsl.dialects.builtin import ModuleOp
 
 from qvit.backends.c import load
-from qvit.backends.c.fuse import HEADERS, attention_scratch, linear_scratch
+from qvit.backends.c.emit import emit
+from qvit.backends.c.fuse import HEADERS, attention_scratch, linear_scratch, packed_scratch
 from qvit.backends.c.program import program_of
 from qvit.backends.interpreter import find_function, input_names, run
 from qvit.dialects.approximations import Ln, Quad, Sm8Late
@@ -135,6 +136,30 @@ def test_sums_that_others_use_are_kept() -> None:
     program = layer(more=more)
     assert steps(program) == ["linear", "-", "-"]
     require_same(program)
+
+
+def narrow(kind: str, outputs: int, depth: int) -> ModuleOp:
+    """A layer with weights of fewer than 8 bits."""
+    bits, low = int(kind.lstrip("ui")), 0 if kind.startswith("u") else -(1 << int(kind[1:]) - 1)
+    wide = f"tensor<7x{outputs}x"
+    body = constant("w", RNG.integers(low, low + (1 << bits), (outputs, depth)), kind)
+    body += (
+        f"%0 = qvit.linear %x, %w input_zero_point <119> : (tensor<7x{depth}xui8>, tensor<{outputs}x{depth}x{kind}>)"
+    )
+    body += f" -> {wide}i32>\n%1 = qvit.requantize %0 by {ONE} rounding half_up : {wide}i32> -> {wide}i16>\n"
+    return module(f"%x : tensor<7x{depth}xui8>", body, "%1", f"{wide}i16>")
+
+
+@pytest.mark.parametrize("kind", ["i4", "i3", "i2", "ui4", "ui3", "ui2", "ui1", "i7"])
+@pytest.mark.parametrize(("outputs", "depth"), [(64, 48), (37, 61)])
+def test_weights_of_fewer_bits_are_packed(kind: str, outputs: int, depth: int) -> None:
+    """The file has their bits, of panels padded to 16 columns and steps of 4, behind a header and beside biases."""
+    program = narrow(kind, outputs, depth)
+    assert steps(program) == ["linear requantize"]
+    bits, columns = int(kind.lstrip("ui")), -(-outputs // 16) * 16
+    panels, vectors = columns * -(-depth // 4) * 4 * bits // 8, 3 * -(-4 * columns // 64) * 64
+    assert len(emit(program).weights) == 64 + -(-panels // 64) * 64 + vectors
+    require_same(program, VARIANTS)
 
 
 def function(approximation: Quad, tables: Sequence[Array], source: str, result: str, name: str) -> str:
@@ -275,6 +300,19 @@ def test_convolution(held: str, zero: int, padding: str) -> None:
     require_same(program)
 
 
+@pytest.mark.parametrize("kind", ["i4", "ui2"])
+def test_convolution_with_weights_of_fewer_bits(kind: str) -> None:
+    bits, low = int(kind.lstrip("ui")), 0 if kind.startswith("u") else -(1 << int(kind[1:]) - 1)
+    body = constant("w", RNG.integers(low, low + (1 << bits), (35, 3, 5, 2)), kind)
+    body += "%0 = qvit.conv2d %x, %w input_zero_point <9> {strides = array<i64: 2, 2>} : (tensor<2x3x9x6xui8>,"
+    body += f" tensor<35x3x5x2x{kind}>) -> tensor<2x35x3x3xi32>\n"
+    body += f"%1 = qvit.requantize %0 by {ONE} rounding half_up : tensor<2x35x3x3xi32> -> tensor<2x35x3x3xi16>\n"
+    program = module("%x : tensor<2x3x9x6xui8>", body, "%1", "tensor<2x35x3x3xi16>")
+    assert steps(program) == ["conv2d requantize"]
+    assert len(emit(program).weights) == 64 + 48 * 32 * bits // 8 + 3 * 192
+    require_same(program, VARIANTS)
+
+
 def test_convolutions_with_other_results_stay_apart() -> None:
     assert steps(convolution(result="i8")) == ["-", "-"]
 
@@ -345,6 +383,7 @@ def test_scratch_is_what_the_kernels_need() -> None:
     kernels = library()
     for k in (1, 3, 4, 63, 64, 197, 768, 3072):
         assert linear_scratch(k) == kernels.linear_scratch(k)
+        assert packed_scratch(k) == kernels.packed_scratch(k)
         for depth, width in ((1, 1), (30, 33), (64, 64), (80, 70)):
             assert attention_scratch(k, depth, width) >= kernels.attention_scratch(k, depth, width)
 

@@ -106,6 +106,47 @@ def test_a_tie_is_rounded_up(kernels: Kernels) -> None:
         assert kernels.linear(packed, np.array([[1]], np.uint8), 2, 0, I8).tolist() == [[1, 0]]
 
 
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("bits", range(1, 8))
+def test_weights_of_fewer_bits(kernels: Kernels, bits: int, signed: bool) -> None:
+    """Tightly packed, by shapes that fill panels and that do not; small ones stay as they are."""
+    held = IntType(bits, signed)
+    for m, n, k in ((1, 64, 16), (3, 113, 37), (14, 48, 63), (20, 70, 15), (33, 130, 64), (9, 31, 32)):
+        weight, bias, zero_point, x = pick(held, n, k), RNG.integers(-9999, 9999, n), 91, pick(U8, m, k)
+        mult, shift = RNG.integers(1 << 30, 1 << 31, n), RNG.integers(30, 40, n)
+        packed = packing.layer(weight, bias, zero_point, False, mult, shift, held)
+        assert packed is not None
+        whole = packing.pack(weight.astype(np.int8))
+        if n * k < 1024:
+            assert packed.held == I8
+            assert (packed.panels == whole).all()
+        else:
+            assert packed.held == held
+            assert packed.panels.nbytes * 8 == whole.size * bits
+        acc = products.linear(x, weight, bias, (np.array(zero_point), ZERO), I32)
+        assert (kernels.linear(packed, x, n, 0, None) == acc).all()
+        expected = requantized(acc, mult, shift, 3, I8)
+        assert (kernels.linear(packed, x, n, 3, I8) == expected).all()
+
+
+@pytest.mark.parametrize("bits", range(1, 8))
+def test_panels_are_tightened(bits: int) -> None:
+    """By Python's own integers: of each 64 weights the lowest 4 bits, then 2, then 1, each part from the lowest bit on."""
+    weight = pick(IntType(bits, False), 17, 6)
+    panels = packing.pack(weight.astype(np.int8)).tolist()
+    expected = b""
+    for start in range(0, len(panels), 64):
+        below = 0
+        for width in (4, 2, 1):
+            if bits & width:
+                part = bytearray(8 * width)
+                for i, code in enumerate(panels[start : start + 64]):
+                    part[i % len(part)] |= (code >> below) % (1 << width) << width * (i // len(part))
+                expected += bytes(part)
+                below += width
+    assert packing.tighten(packing.pack(weight.astype(np.int8)), bits).tobytes() == expected
+
+
 def test_signed_operands_are_shifted(kernels: Kernels) -> None:
     x, weight, bias = pick(I8, 12, 33), pick(I8, 50, 33), RNG.integers(-999, 999, 50)
     packed = packing.layer(weight, bias, -5, True, np.array(1), np.array(0))
