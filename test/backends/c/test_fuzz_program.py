@@ -37,6 +37,7 @@ def fused(module: ModuleOp) -> tuple[ModuleOp, Sequence[Array]]:
     return module, test_fuse.inputs(module)
 
 
+PORTABLE = '-DQVIT_VARIANT="portable"'
 PROGRAMS = {
     "attention": lambda: fused(test_fuse.attention()),
     "layer": lambda: fused(test_fuse.layer(held="ui4", zero="")),
@@ -56,13 +57,16 @@ def seeds(sources: Sources, inputs: Sequence[Array], folder: Path) -> None:
         (folder / f"{flags}").write_bytes(bytes([flags]) + data)
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_program(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [*((name, ()) for name in PROGRAMS), *((name, (PORTABLE,)) for name in PROGRAMS if not name.startswith("random"))],
+)
+def test_program(name: str, flags: Sequence[str], tmp_path: Path) -> None:
     module, inputs = PROGRAMS[name]()
     sources = emit(module)
     sources.write(tmp_path, array=True)
     seeds(sources, inputs, tmp_path / "seeds")
-    compile_c([*BUILD, "-I.", "-o", "fuzz", str(HARNESS), "model.c", "weights.c"], tmp_path)
+    compile_c([*BUILD, *flags, "-I.", "-o", "fuzz", str(HARNESS), "model.c", "weights.c"], tmp_path)
     arguments = (
         f"-max_total_time={SECONDS}",
         "-max_len=40000",
