@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from c_programs import equal
-from models.test_integer_architectures import FLOAT, ONCE, batch, compiled
+from float_exports import FLOAT, ONCE, batch, compiled
 from whole_programs import transformer
 
 from qvit.backends.c.loader import load
