@@ -164,11 +164,13 @@ QK_ATTR static void QK_FN(finish)(const qk_layer *l, size_t first, size_t rows, 
         for (size_t i = 0; i < rows; i++) QK_FN(table)(l->table, n, y + i * ldy, y + i * ldy);
 }
 
+#ifndef QK_OWN_UNPACK
 /* Groups of 64 weights of 1..7 bits, as bytes. A group has its lowest 4 bits first, if bits & 4, then the next 2, if bits & 2,
  * and the highest, if bits & 1; of w bits, byte i has those of weight i + 8 w j at its bit w j. */
 QK_ATTR QK_NOINLINE static void QK_FN(unpack)(const uint8_t *from, size_t groups, int32_t bits, int32_t sign, int8_t *to)
 {
     const uint8_t pairs = (uint8_t)(bits & 4 ? 16 : 1), ones = (uint8_t)(pairs * (bits & 2 ? 4 : 1));
+    const uint8_t top = (uint8_t)sign;
     for (; groups > 0; groups--, to += 64) {
         uint8_t code[64] = {0};
         if (bits & 4) {
@@ -186,9 +188,10 @@ QK_ATTR QK_NOINLINE static void QK_FN(unpack)(const uint8_t *from, size_t groups
                 for (size_t i = 0; i < 8; i++) code[8 * j + i] |= (uint8_t)((from[i] >> j & 1) * ones);
             from += 8;
         }
-        for (size_t i = 0; i < 64; i++) to[i] = (int8_t)((code[i] ^ sign) - sign);
+        for (size_t i = 0; i < 64; i++) to[i] = (int8_t)((uint8_t)((code[i] ^ top) - top));
     }
 }
+#endif
 
 /* The next panel, of `size` bytes when unpacked: where it lies, or unpacked at the end of the scratch. */
 QK_ATTR static inline const int8_t *QK_FN(panel)(const qk_layer *l, const int8_t **next, size_t size, void *scratch)

@@ -1,10 +1,12 @@
 """The fast kernels are equal to the semantics, in every variant, on random and on extreme codes."""
 
+import re
 from fractions import Fraction
+from math import isqrt
 
 import numpy as np
 import pytest
-from kernel_library import VARIANTS, Array, Kernels
+from kernel_library import KERNELS, VARIANTS, Array, Kernels
 
 from qvit.backends.c import packing
 from qvit.dialects.approximations import Ln, Quad, Sm8Late
@@ -312,6 +314,14 @@ def test_ln(kernels: Kernels, channels: int) -> None:
             built.approximation.check((-(1 << 15), (1 << 15) - 1), channels, tables)
             expected = built.approximation.apply(widen(x), tables, result)
             assert (kernels.ln(built.approximation, tables, x, result) == expected).all()
+
+
+def test_where_newtons_iteration_starts() -> None:
+    """2^15 / sqrt((2 i + 65) / 64): qk_starts, number by number."""
+    text = (KERNELS / "qk_gemm.h").read_text()
+    numbers = re.search(r"qk_starts\[96\] = \{([^}]*)\}", text)
+    assert numbers is not None
+    assert [int(n) for n in re.findall(r"\d+", numbers[1])] == [isqrt((1 << 36) // (2 * i + 65)) for i in range(96)]
 
 
 @pytest.mark.parametrize("shift", [0, 1, 18, 19, 29, 31, 32, 33, 34, 46, 62])

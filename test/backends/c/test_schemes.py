@@ -1,11 +1,13 @@
 """Whole models of every scheme, as the project makes it and as published: C has the interpreter's integers."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from c_programs import equal
 from float_exports import FLOAT, ONCE, batch, compiled
 from whole_programs import transformer
+from xdsl.utils.exceptions import DiagnosticException
 
 from qvit.backends.c.loader import load
 from qvit.backends.interpreter import run
@@ -38,9 +40,15 @@ def test_an_architecture(name: str, tmp_path: Path) -> None:
     check(name, "best", tmp_path)
 
 
+REFUSED = ("dinov2", "vit_quick_gelu")
+"""Means of some numbers of tokens, and the factor of quick GELU, that powers of two are not: there is no C to be made."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FLOAT)
 def test_every_float_export(name: str, tmp_path: Path) -> None:
     """By every scheme; one ViT in forty forms is, read, the same graph, for which one does."""
     for scheme in SCHEMES if name in ONCE else ("best",):
-        check(name, scheme, tmp_path)
+        refused = scheme.startswith("p2-vit") and name.startswith(REFUSED)
+        with pytest.raises(DiagnosticException, match="is no power of two") if refused else nullcontext():
+            check(name, scheme, tmp_path)
