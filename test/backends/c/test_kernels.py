@@ -331,7 +331,13 @@ def test_residual_add(kernels: Kernels, shift: int) -> None:
     b = np.concatenate([np.tile(edges, 5), pick(I16, 1000)])
     top = (1 << 31) - 1
     for mults in ((1498102421, 1318926238), (top, top), (-top, top), (1, 0), (-top, -top)):
-        for zeros in ((0, 0, 0), (3, -1000, 20), ((1 << 15) - 1, -(1 << 15), -5)):
+        for zeros in (
+            (0, 0, 0),
+            (3, -1000, 20),
+            ((1 << 15) - 1, -(1 << 15), -5),
+            (65535, 65535, 0),
+            (-65535, 40000, 7),
+        ):
             m, s, z = (tuple(map(np.array, v)) for v in (mults, (shift, shift), zeros))
             expected = quantization.add_requant(a, b, m, s, z, Rounding.HALF_UP, False, I16)  # pyright: ignore
             assert (kernels.add(a, b, mults, shift, zeros) == expected).all()

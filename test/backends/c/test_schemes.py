@@ -40,7 +40,7 @@ def test_an_architecture(name: str, tmp_path: Path) -> None:
     check(name, "best", tmp_path)
 
 
-REFUSED = ("dinov2", "vit_quick_gelu")
+REFUSED = ("dinov2", "torch_encoder", "vit_quick_gelu")
 """Means of some numbers of tokens, and the factor of quick GELU, that powers of two are not: there is no C to be made."""
 
 
