@@ -56,7 +56,9 @@ def inputs(program: ModuleOp) -> list[Array]:
     for argument in find_function(program, MAIN).args:
         held = integer_of(argument)
         assert held is not None
-        arrays.append(RNG.integers(held.lo, held.hi + 1, shape_of(argument)).astype(held.dtype))
+        array = RNG.integers(held.lo, held.hi + 1, shape_of(argument)).astype(held.dtype)
+        array.flat[0], array.flat[-1] = held.lo, held.hi
+        arrays.append(array)
     return arrays
 
 

@@ -215,7 +215,7 @@ def test_weights_in_another_order(tmp_path: Path) -> None:
         f"%c = qvit.constant dense<[{rows}]> : tensor<64xi32>",
         "%y = qvit.add %x, %c : (tensor<64xi32>, tensor<64xi32>) -> tensor<64xi64>",
     ]
-    sources = emit(ir_text.parse(ir_text.function(lines, {"x": "tensor<64xi32>"})))
+    sources = emit(ir_text.parse(ir_text.function(lines, {"%x": "tensor<64xi32>"})))
     program = Loaded(sources, folder=tmp_path)
     words = np.frombuffer(sources.weights, np.uint64).copy()
     for swap in ((8, 16), (8, 9), (31, 39)):
@@ -225,8 +225,8 @@ def test_weights_in_another_order(tmp_path: Path) -> None:
             Loaded(replace(sources, weights=damaged.tobytes()), folder=tmp_path)
     for first, second in ((8, 16), (8, 9), (10, 34)):
         damaged = words.copy()
-        damaged[first] += np.uint64(1 << 63)
-        damaged[second] += np.uint64(1 << 63)
+        damaged[first] ^= np.uint64(1 << 63)
+        damaged[second] ^= np.uint64(1 << 63)
         with pytest.raises(ValueError, match="the weights are damaged"):
             Loaded(replace(sources, weights=damaged.tobytes()), folder=tmp_path)
     assert len(program.inputs) == 1
