@@ -353,7 +353,6 @@ QK_ATTR static void QK_FN(linear)(const qk_layer *l, size_t m, const uint8_t *x,
     int8_t *columns = (int8_t *)(codes + QK_TILE_ROWS * QK_TILE_COLUMNS);
     uint8_t *padded = (uint8_t *)(columns + 16 * whole);
     const int8_t *next = l->packed;
-    memset(columns, 0, 16 * whole); /* those beyond k, whatever stands beside them in x */
     for (size_t first = 0, width; first < n; first += width) {
         width = 16 * qk_panel(n - first);
         const int8_t *panel = QK_FN(panel)(l, &next, 4 * steps * width, scratch);
@@ -363,6 +362,7 @@ QK_ATTR static void QK_FN(linear)(const qk_layer *l, size_t m, const uint8_t *x,
                 if (i + 16 < steps) QK_PREFETCH(panel + ((i + 16) * width + block) * 4);
                 for (size_t j = 0; j < 16; j++) memcpy(columns + j * whole + 4 * i, panel + (i * width + block + j) * 4, 4);
             }
+            for (size_t j = 0; j < 16 && k < whole; j++) memset(columns + j * whole + k, 0, whole - k); /* whatever x has there */
             for (size_t i = 0; i < m; i += QK_TALL) {
                 const size_t left = m - i, most = QK_TALL, rows = left < most ? left : most;
                 for (size_t r = 0; r < rows; r += 4) {
