@@ -177,7 +177,7 @@ static inline size_t qk_panel(size_t left)
     return blocks > 4 ? 3 : blocks;
 }
 
-enum { QK_TILE_ROWS = 16, QK_TILE_COLUMNS = 64, QK_BLOCK = 36, QK_LANES = 64, QK_CHUNK = 256 };
+enum { QK_TILE_ROWS = 16, QK_TILE_COLUMNS = 64, QK_BLOCK = 108, QK_LANES = 64, QK_CHUNK = 256 };
 /* Codes in the widest vectors that compilers use here, at most QK_LANES. */
 #if defined(__AVX512BW__)
 enum { QK_VECTOR = 64 };
@@ -212,7 +212,7 @@ static inline size_t qk_attention_scratch(size_t keys, size_t depth, size_t widt
 {
     const size_t columns = qk_up(keys, 64), k4 = qk_up(depth, 4), outputs = qk_up(width, 64);
     return columns * k4 + 3 * 4 * columns + outputs * columns + 4 * outputs + QK_BLOCK * (qk_up(k4, 64) + 3 * columns + 4 * outputs) +
-           4 * 64 + qk_linear_scratch(columns > k4 ? columns : k4);
+           qk_up(4 * QK_BLOCK, 64) + qk_linear_scratch(columns > k4 ? columns : k4);
 }
 
 /* Rows of patches: x [channels][height][width] -> [oh ow][channels kh kw], `flip` added to each byte modulo 256 (128: codes of
