@@ -466,7 +466,8 @@ for (size_t b = 0; b < {batch}; ++b) {{
 def attention_scratch(keys: int, depth: int, width: int) -> int:
     """qk_attention_scratch."""
     columns, k4, outputs = -(-keys // 64) * 64, -(-depth // 4) * 4, -(-width // 64) * 64
-    rows = 108 * (aligned(k4) + 3 * columns + 4 * outputs) + aligned(4 * 108)
+    block = min(-(-keys // 36) * 36, 108)
+    rows = block * (aligned(k4) + 3 * columns + 4 * outputs) + aligned(4 * block)
     return columns * k4 + 12 * columns + outputs * columns + 4 * outputs + rows + linear_scratch(max(columns, k4))
 
 

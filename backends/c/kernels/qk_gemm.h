@@ -208,11 +208,18 @@ static inline size_t qk_packed_scratch(size_t k)
     return qk_linear_scratch(k) + QK_TILE_COLUMNS * qk_up(k, 4);
 }
 
+/* Rows of attention at a time: panels of keys and values serve them all. Few where there are few keys, for the scratch. */
+static inline size_t qk_block(size_t keys)
+{
+    const size_t rows = qk_up(keys, 36), most = QK_BLOCK;
+    return rows < most ? rows : most;
+}
+
 static inline size_t qk_attention_scratch(size_t keys, size_t depth, size_t width)
 {
-    const size_t columns = qk_up(keys, 64), k4 = qk_up(depth, 4), outputs = qk_up(width, 64);
-    return columns * k4 + 3 * 4 * columns + outputs * columns + 4 * outputs + QK_BLOCK * (qk_up(k4, 64) + 3 * columns + 4 * outputs) +
-           qk_up(4 * QK_BLOCK, 64) + qk_linear_scratch(columns > k4 ? columns : k4);
+    const size_t block = qk_block(keys), columns = qk_up(keys, 64), k4 = qk_up(depth, 4), outputs = qk_up(width, 64);
+    return columns * k4 + 3 * 4 * columns + outputs * columns + 4 * outputs + block * (qk_up(k4, 64) + 3 * columns + 4 * outputs) +
+           qk_up(4 * block, 64) + qk_linear_scratch(columns > k4 ? columns : k4);
 }
 
 /* Rows of patches: x [channels][height][width] -> [oh ow][channels kh kw], `flip` added to each byte modulo 256 (128: codes of

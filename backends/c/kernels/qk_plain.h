@@ -499,21 +499,21 @@ QK_ATTR static void QK_FN(attention)(const qk_attention *a, const int8_t *q, siz
                                      const int8_t *v, size_t ldv, uint8_t *y, size_t ldy, void *scratch)
 {
     const size_t columns = qk_up(a->keys, 64), held = a->depth, depth = qk_up(held, 4), keys = qk_up(a->keys, 4);
-    const size_t outputs = qk_up(a->width, 64);
+    const size_t outputs = qk_up(a->width, 64), block = qk_block(a->keys);
     uint8_t *at = (uint8_t *)scratch;
     void *work = QK_FN(take)(&at, qk_linear_scratch(columns > depth ? columns : depth));
     int8_t *k_panels = (int8_t *)QK_FN(take)(&at, columns * depth), *v_panels = (int8_t *)QK_FN(take)(&at, outputs * columns);
     int32_t *bias = (int32_t *)QK_FN(take)(&at, 4 * columns), *mult = (int32_t *)QK_FN(take)(&at, 4 * columns);
     int32_t *shift = (int32_t *)QK_FN(take)(&at, 4 * columns), *none = (int32_t *)QK_FN(take)(&at, 4 * outputs);
-    uint8_t *q_rows = (uint8_t *)QK_FN(take)(&at, QK_BLOCK * depth);
-    int16_t *scores = (int16_t *)QK_FN(take)(&at, 2 * QK_BLOCK * columns);
-    uint8_t *weights = (uint8_t *)QK_FN(take)(&at, QK_BLOCK * columns);
-    int32_t *sums = (int32_t *)QK_FN(take)(&at, 4 * QK_BLOCK), *acc = (int32_t *)QK_FN(take)(&at, 4 * QK_BLOCK * outputs);
+    uint8_t *q_rows = (uint8_t *)QK_FN(take)(&at, block * depth);
+    int16_t *scores = (int16_t *)QK_FN(take)(&at, 2 * block * columns);
+    uint8_t *weights = (uint8_t *)QK_FN(take)(&at, block * columns);
+    int32_t *sums = (int32_t *)QK_FN(take)(&at, 4 * block), *acc = (int32_t *)QK_FN(take)(&at, 4 * block * outputs);
 
     QK_FN(pack)(a->keys, a->depth, k, ldk, 1, k_panels);
     QK_FN(pack)(a->width, a->keys, v, 1, ldv, v_panels);
     memset(none, 0, 4 * outputs);
-    memset(weights, 0, QK_BLOCK * columns); /* those beyond the keys stay so */
+    memset(weights, 0, block * columns); /* those beyond the keys stay so */
     QK_FN(bias)(a->keys, depth, k_panels, bias); /* rows of q become unsigned by 128 more */
     for (size_t j = 0; j < columns; j++) {
         mult[j] = a->score_mult;
@@ -522,8 +522,8 @@ QK_ATTR static void QK_FN(attention)(const qk_attention *a, const int8_t *q, siz
     const qk_layer qk = {(int32_t)a->keys, (int32_t)depth, k_panels,     bias, mult, shift,
                          a->score_zero,    a->score_lo,    a->score_hi, NULL, NULL, 8, 0};
     const qk_layer pv = {(int32_t)a->width, (int32_t)keys, v_panels, none, NULL, NULL, 0, 0, 0, NULL, NULL, 8, 0};
-    for (size_t i = 0; i < a->tokens; i += QK_BLOCK) {
-        const size_t left = a->tokens - i, most = QK_BLOCK, rows = left < most ? left : most;
+    for (size_t i = 0; i < a->tokens; i += block) {
+        const size_t left = a->tokens - i, most = block, rows = left < most ? left : most;
         for (size_t r = 0; r < rows; r++) {
             const int8_t *from = q + (i + r) * ldq;
             uint8_t *to = q_rows + r * depth;
