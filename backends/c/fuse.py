@@ -16,9 +16,9 @@ from xdsl.ir import Operation, SSAValue
 
 from qvit.backends.c import packing
 from qvit.backends.c.emitters.quantization import factor, whole
-from qvit.backends.c.loops import row_major
+from qvit.backends.c.loops import of_elements, row_major
 from qvit.backends.c.plan import aligned
-from qvit.backends.c.step import CompileError, Context, Step, literal, size_of, type_of
+from qvit.backends.c.step import CompileError, Context, Share, Step, literal, size_of, type_of
 from qvit.dialects.approximations import Ln, Quad, Sm8Late, Table
 from qvit.dialects.approximations.base import RangeError, look_up
 from qvit.dialects.attributes import Form
@@ -256,15 +256,26 @@ def linear(ctx: Context, op: Operation) -> Step | None:
     if layer is None:
         return None
     n, k = weight.shape
-    rows = prod(shape[:-1])
-    work, x, before = linear_scratch(k), "x", ""
+    rows, work, before = prod(shape[:-1]), linear_scratch(k), ""
+    if rows < MANY_ROWS:  # threads divide the columns
+        share, count, used = Share(len(packing.panels(n))), str(rows), "part"
+        before = "const qk_layer part = qk_panels(&layer, begin, end);\ny += begin * QK_PANEL;\n"
+    else:
+        share, count, used = Share(rows), "end - begin", "layer"
+        before = f"x += begin * {k};\ny += begin * {n};\n"
+    x = "x"
     if held.signed:
-        before, x, work = _unsigned(rows * k, work), "rows", work + aligned(rows * k)
-    body = f"{layer.declaration}{before}{layer.kernel}(&layer, {rows}, {x}, {k}, y, {n}, scratch);"
-    return Step(tuple(ops), {"x": product.input}, {"y": op.results[0]}, body, layer.constants, work, HEADERS)
+        before += _unsigned(f"{count} * {k}" if count.isdigit() else f"({count}) * {k}", work)
+        x, work = "rows", work + aligned(rows * k)
+    body = f"{layer.declaration}{before}{layer.kernel}(&{used}, {count}, {x}, {k}, y, {n}, scratch);"
+    return Step(tuple(ops), {"x": product.input}, {"y": op.results[0]}, body, layer.constants, work, HEADERS, share)
 
 
-def _unsigned(size: int, at: int) -> str:
+MANY_ROWS = 32
+"""From so many on the rows of a product are divided, below its panels of columns."""
+
+
+def _unsigned(size: str, at: int) -> str:
     """Signed codes x, 128 more, in scratch."""
     return (
         f"uint8_t *const rows = (uint8_t *)scratch + {at};\n"
@@ -293,19 +304,32 @@ def patches(ctx: Context, op: Operation) -> Step | None:
     k, places = channels * kh * kw, high * wide
     work = linear_scratch(k)
     turned = work + aligned(places * k)
-    numbers = (channels, height, width, kh, kw, *product.strides.get_values(), *product.dilations.get_values())
-    shape = ", ".join(map(str, (*numbers, *padding[:2], high, wide)))
+    # threads divide the rows of the result; for one that begins further down, the padding above is less (modulo 2^64)
+    strides, dilations = product.strides.get_values(), product.dilations.get_values()
+    numbers = (
+        channels,
+        height,
+        width,
+        kh,
+        kw,
+        *strides,
+        *dilations,
+        f"{padding[0]} - begin * {strides[0]}",
+        padding[1],
+    )
+    shape = ", ".join(map(str, (*numbers, "end - begin", wide)))
     planes = f"(const uint8_t *)x + b * {channels * height * width}"
     body = f"""\
 {layer.declaration}uint8_t *const rows = (uint8_t *)scratch + {work};
 int16_t *const codes = (int16_t *)(void *)((uint8_t *)scratch + {turned});
+const size_t places = (end - begin) * {wide};
 for (size_t b = 0; b < {batch}; ++b) {{
     qk_im2col({shape}, {planes}, {int(zero) & 255}, {128 if held.signed else 0}, rows);
-    qk_linear_s16(&layer, {places}, rows, {k}, codes, {outputs}, scratch);
-    qk_transpose_s16({places}, {outputs}, codes, {outputs}, y + b * {places * outputs}, {places});
+    qk_linear_s16(&layer, places, rows, {k}, codes, {outputs}, scratch);
+    qk_transpose_s16(places, {outputs}, codes, {outputs}, y + b * {places * outputs} + begin * {wide}, {places});
 }}"""
-    scratch = turned + aligned(2 * places * outputs)
-    return Step((product, op), {"x": product.input}, {"y": op.result}, body, layer.constants, scratch, HEADERS)
+    scratch, ends = turned + aligned(2 * places * outputs), ({"x": product.input}, {"y": op.result})
+    return Step((product, op), *ends, body, layer.constants, scratch, HEADERS, Share(high))
 
 
 # --- attention ---
@@ -425,18 +449,17 @@ def attention(ctx: Context, op: Operation) -> Step | None:
     )
     values = ", ".join(n if isinstance(n, str) else literal(n) for n in numbers)
     cast = "(uint8_t *)" if held.signed else ""
-    at = {
-        name: f"{name} + b * {strides[0]} + h * {strides[1]}, {strides[2]}"
-        for name, strides in {"q": q.strides, "k": (*k.strides[:2], k.strides[3]), "v": v.strides, "y": y}.items()
-    }
+    strides = {"q": q.strides, "k": (*k.strides[:2], k.strides[3]), "v": v.strides, "y": y}
+    at = {name: f"{name} + b * {s[0]} + h * {s[1]}" for name, s in strides.items()}
+    # threads divide the rows of all heads
     body = f"""\
-const qk_attention head = {{{values}}};
-for (size_t b = 0; b < {batch}; ++b) {{
-    for (size_t h = 0; h < {heads}; ++h) {{
-        qk_chosen->attention(
-            &head, {at["q"]}, {at["k"]}, {at["v"]},
-            {cast}({at["y"].replace(",", "),", 1)}, scratch);
-    }}
+qk_attention head = {{{values}}};
+for (size_t i = begin; i < end; i += head.tokens) {{
+    const size_t b = i / {heads * tokens}, h = i / {tokens} % {heads}, row = i % {tokens};
+    head.tokens = end - i < {tokens} - row ? end - i : {tokens} - row;
+    qk_chosen->attention(
+        &head, {at["q"]} + row * {q.strides[2]}, {q.strides[2]}, {at["k"]}, {k.strides[3]}, {at["v"]}, {v.strides[2]},
+        {cast}({at["y"]} + row * {y[2]}), {y[2]}, scratch);
 }}"""
     return Step(
         (*(moved for view in views for moved in view.via), early, scores, softmax, late, *ops),
@@ -446,6 +469,7 @@ for (size_t b = 0; b < {batch}; ++b) {{
         {"weights": weights},
         attention_scratch(keys, depth, width),
         HEADERS,
+        Share(batch * heads * tokens),
     )
 
 
@@ -465,10 +489,11 @@ def function(ctx: Context, op: Operation) -> Step | None:
         return None
     n, element = size_of(op.result), _element(found.type)
     if found.quad == "NULL":
-        body = f"qk_chosen->table(table, {n}, (const uint8_t *)x, (uint8_t *)y);"
+        body = "qk_chosen->table(table, end - begin, (const uint8_t *)x + begin, (uint8_t *)y + begin);"
     else:
-        body = f"{found.declaration}qk_chosen->quad(&f, 1, {n}, x, {n}, y, {n}, QK_{(element or '').upper()});"
-    return Step((op,), {"x": op.input}, {"y": op.result}, body, found.constants, 0, HEADERS)
+        kind = f"QK_{(element or '').upper()}"
+        body = f"{found.declaration}qk_chosen->quad(&f, 1, end - begin, x + begin, 0, y + begin, 0, {kind});"
+    return Step((op,), {"x": op.input}, {"y": op.result}, body, found.constants, 0, HEADERS, of_elements(n))
 
 
 def layer_norm(ctx: Context, op: Operation) -> Step | None:
@@ -492,10 +517,11 @@ def layer_norm(ctx: Context, op: Operation) -> Step | None:
     numbers = ", ".join(map(literal, (channels, found.guard, result.lo, result.hi, found.epsilon)))
     body = (
         f"const qk_ln f = {{{numbers}, gain, offset}};\n"
-        f"qk_chosen->ln(&f, {rows}, x, {channels}, y, {channels}, QK_{(_element(result) or '').upper()});"
+        f"qk_chosen->ln(&f, end - begin, x + begin * {channels}, {channels}, y + begin * {channels}, {channels},"
+        f" QK_{(_element(result) or '').upper()});"
     )
     constants = {name: table.astype(np.int32) for name, table in zip(("gain", "offset"), known, strict=True)}
-    return Step((op,), {"x": op.input}, {"y": op.result}, body, constants, 0, HEADERS)
+    return Step((op,), {"x": op.input}, {"y": op.result}, body, constants, 0, HEADERS, Share(rows))
 
 
 def residual(ctx: Context, op: Operation) -> Step | None:
@@ -516,8 +542,9 @@ def residual(ctx: Context, op: Operation) -> Step | None:
     if any(abs(mult) >= 1 << 31 for mult in mults):
         return None
     numbers = ", ".join(map(literal, (*mults, shift, *(int(zero) for zero in zeros), held.lo, held.hi)))
-    body = f"const qk_add f = {{{numbers}}};\nqk_chosen->add(&f, {size_of(op.result)}, a, b, y);"
-    return Step((op,), {"a": op.lhs, "b": op.rhs}, {"y": op.result}, body, {}, 0, HEADERS)
+    body = f"const qk_add f = {{{numbers}}};\nqk_chosen->add(&f, end - begin, a + begin, b + begin, y + begin);"
+    share = of_elements(size_of(op.result))
+    return Step((op,), {"a": op.lhs, "b": op.rhs}, {"y": op.result}, body, {}, 0, HEADERS, share)
 
 
 Fusion: TypeAlias = Callable[[Context, Operation], Step | None]

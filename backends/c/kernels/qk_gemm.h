@@ -168,6 +168,26 @@ static inline size_t qk_panel(size_t left)
     return blocks > 4 ? 3 : blocks;
 }
 
+/* A panel but the last. */
+enum { QK_PANEL = 48 };
+
+/* The columns of panels begin..end - 1 of a layer. */
+static inline qk_layer qk_panels(const qk_layer *l, size_t begin, size_t end)
+{
+    const size_t n = (size_t)l->n, first = begin * QK_PANEL;
+    size_t last = first;
+    for (size_t i = begin; i < end; i++) last += 16 * qk_panel(n - last);
+    qk_layer part = *l;
+    part.n = (int32_t)((last < n ? last : n) - first);
+    part.packed += first * qk_up((size_t)l->k, 4);
+    part.bias += first;
+    if (l->mult != NULL) {
+        part.mult += first;
+        part.shift += first;
+    }
+    return part;
+}
+
 enum { QK_TILE_ROWS = 16, QK_TILE_COLUMNS = 64, QK_BLOCK = 36, QK_LANES = 64 };
 
 static inline size_t qk_linear_scratch(size_t k)

@@ -227,7 +227,7 @@ def test_wrong_files(name: str, tmp_path: Path) -> None:
 def test_usage(tmp_path: Path) -> None:
     run_main(emit(ir_text.parse(TEXT)), ["gcc"], tmp_path, [np.zeros((1, 3), np.int8)])
     done = subprocess.run(["./main"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, 'usage: main WEIGHTS INPUT:q"\\ */ OUTPUT:sum\n')
+    assert (done.returncode, done.stderr) == (2, 'usage: main [-t THREADS] WEIGHTS INPUT:q"\\ */ OUTPUT:sum\n')
 
 
 @pytest.mark.parametrize("array", [False, True], ids=["incbin", "array"])
