@@ -181,11 +181,11 @@ def _table(approximation: Table, table: Array, zero: int, codes: IntType, result
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer as C: `layer` is declared, of `constants`; kernel: what computes it; type: of its result."""
+    """A layer as C: `layer` is declared, of `constants`; written: the qk_type of its result; type: that in full."""
 
     declaration: str
     constants: Mapping[str, Array]
-    kernel: str
+    written: str
     type: IntType
 
 
@@ -214,7 +214,7 @@ def _layer(
     result = function.type if function else held
     element = _element(result)
     return (
-        None if element is None else _Layer(declaration, constants, f"qk_linear_{element if codes else 'acc'}", result)
+        None if element is None else _Layer(declaration, constants, f"QK_{(element if codes else 'acc').upper()}", result)
     )
 
 
@@ -256,26 +256,15 @@ def linear(ctx: Context, op: Operation) -> Step | None:
     if layer is None:
         return None
     n, k = weight.shape
-    rows, work, before = prod(shape[:-1]), linear_scratch(k), ""
-    if rows < MANY_ROWS:  # threads divide the columns
-        share, count, used = Share(len(packing.panels(n))), str(rows), "part"
-        before = "const qk_layer part = qk_panels(&layer, begin, end);\ny += begin * QK_PANEL;\n"
-    else:
-        share, count, used = Share(rows), "end - begin", "layer"
-        before = f"x += begin * {k};\ny += begin * {n};\n"
-    x = "x"
+    rows, work, x, before = prod(shape[:-1]), linear_scratch(k), "x", ""
     if held.signed:
-        before += _unsigned(f"{count} * {k}" if count.isdigit() else f"({count}) * {k}", work)
-        x, work = "rows", work + aligned(rows * k)
-    body = f"{layer.declaration}{before}{layer.kernel}(&{used}, {count}, {x}, {k}, y, {n}, scratch);"
+        before, x, work = _unsigned(rows * k, work), "rows", work + aligned(rows * k)
+    body = f"{layer.declaration}{before}qk_linear(&layer, {rows}, {x}, {k}, y, {n}, {layer.written}, scratch, begin, end);"
+    share = Share(rows * len(packing.panels(n)))
     return Step(tuple(ops), {"x": product.input}, {"y": op.results[0]}, body, layer.constants, work, HEADERS, share)
 
 
-MANY_ROWS = 32
-"""From so many on the rows of a product are divided, below its panels of columns."""
-
-
-def _unsigned(size: str, at: int) -> str:
+def _unsigned(size: int, at: int) -> str:
     """Signed codes x, 128 more, in scratch."""
     return (
         f"uint8_t *const rows = (uint8_t *)scratch + {at};\n"
@@ -325,7 +314,7 @@ int16_t *const codes = (int16_t *)(void *)((uint8_t *)scratch + {turned});
 const size_t places = (end - begin) * {wide};
 for (size_t b = 0; b < {batch}; ++b) {{
     qk_im2col({shape}, {planes}, {int(zero) & 255}, {128 if held.signed else 0}, rows);
-    qk_linear_s16(&layer, places, rows, {k}, codes, {outputs}, scratch);
+    qk_chosen->linear(&layer, places, rows, {k}, codes, {outputs}, QK_S16, scratch);
     qk_transpose_s16(places, {outputs}, codes, {outputs}, y + b * {places * outputs} + begin * {wide}, {places});
 }}"""
     scratch, ends = turned + aligned(2 * places * outputs), ({"x": product.input}, {"y": op.result})

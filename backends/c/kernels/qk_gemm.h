@@ -330,28 +330,18 @@ QK_UNUSED static int qk_start(const char *name)
     return -1;
 }
 
-static inline void qk_linear_s8(const qk_layer *l, size_t m, const uint8_t *x, size_t ldx, void *y, size_t ldy, void *scratch)
+/* The linear kernel on items begin..end - 1 of (panels of columns) x (rows), panel after panel: threads that divide these read
+ * about their part of the weights each, and have the same to do. */
+QK_UNUSED static void qk_linear(const qk_layer *l, size_t m, const uint8_t *x, size_t ldx, void *y, size_t ldy, qk_type type,
+                                void *scratch, size_t begin, size_t end)
 {
-    qk_chosen->linear(l, m, x, ldx, y, ldy, QK_S8, scratch);
-}
-
-static inline void qk_linear_u8(const qk_layer *l, size_t m, const uint8_t *x, size_t ldx, void *y, size_t ldy, void *scratch)
-{
-    qk_chosen->linear(l, m, x, ldx, y, ldy, QK_U8, scratch);
-}
-
-static inline void qk_linear_s16(const qk_layer *l, size_t m, const uint8_t *x, size_t ldx, void *y, size_t ldy, void *scratch)
-{
-    qk_chosen->linear(l, m, x, ldx, y, ldy, QK_S16, scratch);
-}
-
-static inline void qk_linear_s32(const qk_layer *l, size_t m, const uint8_t *x, size_t ldx, void *y, size_t ldy, void *scratch)
-{
-    qk_chosen->linear(l, m, x, ldx, y, ldy, QK_S32, scratch);
-}
-
-static inline void qk_linear_acc(const qk_layer *l, size_t m, const uint8_t *x, size_t ldx, void *y, size_t ldy, void *scratch)
-{
-    qk_chosen->linear(l, m, x, ldx, y, ldy, QK_ACC, scratch);
+    for (size_t panels, rows; begin < end; begin += panels * rows) {
+        const size_t panel = begin / m, row = begin % m, left = end - begin;
+        panels = row == 0 && left >= m ? left / m : 1;
+        rows = left < m - row ? left : m - row;
+        const qk_layer part = qk_panels(l, panel, panel + panels);
+        uint8_t *to = (uint8_t *)y + (row * ldy + panel * QK_PANEL) * qk_size(type);
+        qk_chosen->linear(&part, rows, x + row * ldx, ldx, to, ldy, type, scratch);
+    }
 }
 #endif

@@ -7,7 +7,9 @@
 #include <stddef.h>
 #include <string.h>
 
-enum { QK_SPINS = 300 }; /* looks at the others before a thread sleeps: some 10 microseconds, less than a switch of threads takes */
+#ifndef QK_SPINS
+#define QK_SPINS 1000
+#endif /* looks at the others before a thread sleeps: some 10 microseconds, less than a switch of threads takes */
 
 /* One run: `run(job, part, parts)` is called in every thread. */
 typedef void (*qk_run)(const void *job, size_t part, size_t parts);
