@@ -10,7 +10,6 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import ReturnOp
 from xdsl.ir import OpResult, SSAValue
 
-from qvit.backends.c.loops import of_elements
 from qvit.backends.c.plan import ALIGNMENT, Buffer, Plan, aligned, place
 from qvit.backends.c.program import Port, Program, program_of, texts
 from qvit.backends.c.step import Share, Step, bytes_of, c_type, indented, literal, size_of, type_of
@@ -282,7 +281,7 @@ size_t qvit_max_threads(void) {{
     return QVIT_THREADS;
 }}
 
-int qvit_set_threads(const qvit_model *model, size_t threads) {{
+int qvit_set_threads(qvit_model *model, size_t threads) {{
     if (!model || !model->arena) {{
         return QVIT_NULL_POINTER;
     }}
@@ -521,5 +520,5 @@ def _unpacked(offset: int, place: Constant, value: SSAValue) -> str:
     held = place.packed
     return (
         f"qk_unpack(arena + {offset}, WEIGHTS(uint8_t, {place.offset}), {held.bits}, {int(held.signed)},"
-        f" {_share(of_elements(size_of(value)))});"
+        f" {_share(Share(size_of(value), ALIGNMENT))});"
     )

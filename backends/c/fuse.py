@@ -214,7 +214,9 @@ def _layer(
     result = function.type if function else held
     element = _element(result)
     return (
-        None if element is None else _Layer(declaration, constants, f"QK_{(element if codes else 'acc').upper()}", result)
+        None
+        if element is None
+        else _Layer(declaration, constants, f"QK_{(element if codes else 'acc').upper()}", result)
     )
 
 
@@ -259,7 +261,9 @@ def linear(ctx: Context, op: Operation) -> Step | None:
     rows, work, x, before = prod(shape[:-1]), linear_scratch(k), "x", ""
     if held.signed:
         before, x, work = _unsigned(rows * k, work), "rows", work + aligned(rows * k)
-    body = f"{layer.declaration}{before}qk_linear(&layer, {rows}, {x}, {k}, y, {n}, {layer.written}, scratch, begin, end);"
+    body = (
+        f"{layer.declaration}{before}qk_linear(&layer, {rows}, {x}, {k}, y, {n}, {layer.written}, scratch, begin, end);"
+    )
     share = Share(rows * len(packing.panels(n)))
     return Step(tuple(ops), {"x": product.input}, {"y": op.results[0]}, body, layer.constants, work, HEADERS, share)
 

@@ -52,7 +52,8 @@ def programs() -> list[Sources]:
 def test_no_warnings(compiler: str, tmp_path: Path) -> None:
     for sources in programs():
         sources.write(tmp_path)
-        for flags in ((), ("-DQVIT_TRACE",)) if compiler in ("gcc", "g++") else ((),):
+        forms = ((), ("-DQVIT_TRACE",), ("-DQVIT_TRACE", "-DQVIT_THREADS=3")) if compiler in ("gcc", "g++") else ((),)
+        for flags in forms:
             compile_c([*COMPILERS[compiler], *WARNINGS, *flags, "-c", "-o", "model.o", "model.c"], tmp_path)
     if "-mgeneral-regs-only" not in COMPILERS[compiler]:
         compile_c([*COMPILERS[compiler], *WARNINGS, "-c", "-o", "main.o", "main.c"], tmp_path)
