@@ -324,7 +324,7 @@ QK_UNUSED static int qk_start(const char *name)
 #endif
     while (count-- > 0)
         if (name == NULL || strcmp(name, found[count]->name) == 0) {
-            qk_chosen = found[count];
+            if (qk_chosen != found[count]) qk_chosen = found[count]; /* another thread may be reading it */
             return 0;
         }
     return -1;
