@@ -9,9 +9,8 @@ DeiT-T, DeiT-S and ViT-B at 224 x 224, batch 1, of random weights (bench/vit.py)
 one process, pinned to one processor with one thread each, and every round runs each once, and VPDPBUSD alone for a while
 (bench/peak.c): core speed and other load are the same for all. Times are CPU times, medians and minima over the rounds;
 "of peak" is the model's multiply-accumulates over the median time, as a share of the median peak, which is that of as many
-cores as there are threads. Only compare within one
-run. The engines, and the environment that OpenVINO gets, are in bench/engines.py; files are kept in --cache, else
-$QVIT_CACHE, else ~/.cache/qvit/bench.
+cores as there are threads. Only compare within one run. The engines, and the environment that OpenVINO gets, are in
+bench/engines.py; files are kept in --cache, else $QVIT_CACHE, else ~/.cache/qvit/bench.
 
 --counts: instructions of a small model in our C code, by valgrind, beside those in bench/instruction_counts.json, which
 --update writes anew. Valgrind knows no AVX-512, so these are the portable and the AVX2 kernels.

@@ -78,7 +78,7 @@ def emit(module: ModuleOp, order: ByteOrder = "little", fused: bool = True) -> S
     texts = {
         "model.h": writer.header(),
         "model.c": writer.source(),
-        **_kernels([*writer.headers, "qk_threads.h"]),
+        **_kernels(writer.headers),
         **{
             file.name: file.read_text(encoding="utf-8") for file in TEMPLATES.iterdir() if not file.name.endswith(".in")
         },
@@ -148,7 +148,9 @@ class _Writer:
         self.plan = place(self.buffers)
         self.outputs = _outputs(program)
         self.inputs = {port.value: k for k, port in enumerate(program.inputs)}
-        self.headers = list(dict.fromkeys(["qk_base.h", *(h for step in program.steps for h in step.headers)]))
+        self.headers = list(
+            dict.fromkeys(["qk_base.h", "qk_threads.h", *(h for step in program.steps for h in step.headers)])
+        )
         self.scratch = max((aligned(step.scratch) for step in program.steps if step.share), default=0)
 
     def _constants(self) -> Iterator[tuple[Hashable, tuple[Array, IntType | None]]]:
@@ -180,7 +182,6 @@ class _Writer:
     def source(self) -> str:
         parts = [
             f'#include "model.h"\n\n{"".join(f"#include {chr(34)}{h}{chr(34)}{chr(10)}" for h in self.headers)}',
-            _THREADS,
             "#define ARENA(type, offset) ((type *)(void *)(arena + (offset)))\n"
             "#define WEIGHTS(type, offset) ((const type *)(const void *)(weights + (offset)))\n",
             "#ifdef QVIT_TRACE\n"
@@ -449,31 +450,6 @@ const qvit_tensor *qvit_{kind}(size_t index) {{
             if (name := function.sym_name.data) in (QUANTIZE_INPUTS, DEQUANTIZE_OUTPUTS):
                 yield f" * @{name}:"
                 yield from (f" *   {text}" for op, text in texts(function) if not isinstance(op, ReturnOp))
-
-
-_THREADS = """\
-#ifndef QVIT_THREADS
-#define QVIT_THREADS 1
-#endif
-#if QVIT_THREADS > 1
-#include "qk_threads.h"
-/* Behind what is planned: the pool, and scratch for each thread but the caller's. */
-#define POOL(model) ((qk_pool *)(void *)((model)->arena + PLANNED))
-#define POOL_SIZE ((sizeof(qk_pool) + 63) / 64 * 64)
-#define THREADS (POOL_SIZE + (QVIT_THREADS - 1) * (size_t)SCRATCHES)
-#define SCRATCH(offset) (part ? arena + PLANNED + POOL_SIZE + (part - 1) * SCRATCHES : arena + (offset))
-#define SHARE(extent, grain) qk_part(extent, grain, part, parts), qk_part(extent, grain, part + 1, parts)
-#define ONE if (part == 0)
-#define MEET() qk_meet((qk_pool *)(void *)(arena + PLANNED), parts)
-#else
-#define THREADS 0
-#define SCRATCH(offset) (arena + (offset))
-#define SHARE(extent, grain) 0, extent
-#define ONE
-#define MEET() ((void)0)
-#endif
-"""
-"""What a part of a step is. A program of one thread, the default, has nothing of it."""
 
 
 def _share(share: Share) -> str:

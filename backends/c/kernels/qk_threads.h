@@ -1,8 +1,15 @@
-/* Threads that walk a list of steps together (POSIX). Each computes its part of a step, and none begins the next step before
- * all have met. Between runs, and wherever the others take long, a thread sleeps.
+/* Threads that walk a list of steps together, for a program that is built with -DQVIT_THREADS=N, their most (POSIX). Each
+ * computes its part of a step, and none begins the next step before all have met. Between runs, and wherever the others take
+ * long, a thread sleeps.
+ *
+ * The macros are for model.c: what a program of one thread makes of them is as if there were no others.
  */
 #ifndef QK_THREADS_H
 #define QK_THREADS_H
+#ifndef QVIT_THREADS
+#define QVIT_THREADS 1
+#endif
+#if QVIT_THREADS > 1
 #include <pthread.h>
 #include <stddef.h>
 #include <string.h>
@@ -13,14 +20,14 @@ enum { QK_SPINS = 500 };
 /* One run: `run(job, part, parts)` is called in every thread. */
 typedef void (*qk_run)(const void *job, size_t part, size_t parts);
 
-/* All bytes zero: one thread, the caller's. */
+/* parts = 1 and zeros: the caller's thread alone. */
 typedef struct {
-    pthread_mutex_t lock; /* of what stands up to `failed`; it and `wake` exist while there are others than the caller */
-    pthread_cond_t wake;  /* `round` has changed while some were asleep */
-    size_t parts, started; /* threads, the caller's included; of the others those that have a number */
-    qk_run run;            /* NULL: the threads end */
+    pthread_mutex_t lock;  /* it and `wake` exist while there are other threads */
+    pthread_cond_t wake;   /* `round` has changed while some slept */
+    size_t parts, started; /* threads, the caller's included; of the others those that have a number; by `lock` */
+    qk_run run;            /* NULL: the others end */
     const void *job;
-    unsigned arrived, round, asleep; /* atomic: threads that have met, how often all have, and those that sleep */
+    unsigned arrived, round, asleep; /* atomic: threads that have met this time, how often all have, and those that sleep */
     pthread_t others[QVIT_THREADS];
 } qk_pool;
 
@@ -125,4 +132,20 @@ static int qk_set_threads(qk_pool *pool, size_t n)
     qk_stop(pool);
     return -1;
 }
+
+/* Behind what is planned of the arena: the pool, and scratch for each thread but the caller's. */
+#define POOL(model) ((qk_pool *)(void *)((model)->arena + PLANNED))
+#define POOL_SIZE ((sizeof(qk_pool) + 63) / 64 * 64)
+#define THREADS (POOL_SIZE + (QVIT_THREADS - 1) * (size_t)SCRATCHES)
+#define SCRATCH(offset) (part ? arena + PLANNED + POOL_SIZE + (part - 1) * SCRATCHES : arena + (offset))
+#define SHARE(extent, grain) qk_part(extent, grain, part, parts), qk_part(extent, grain, part + 1, parts)
+#define ONE if (part == 0)
+#define MEET() qk_meet((qk_pool *)(void *)(arena + PLANNED), parts)
+#else
+#define THREADS 0
+#define SCRATCH(offset) (arena + (offset))
+#define SHARE(extent, grain) 0, extent
+#define ONE
+#define MEET() ((void)0)
+#endif
 #endif
