@@ -30,8 +30,9 @@ class Step:
 
     operands, results: tensors by the name of their C parameter, a pointer to its first element in row-major order;
     constants: further tensors that the emitter made, read only, packed beside the weights; scratch: bytes of a parameter
-    `scratch`, aligned to 64, of each thread its own. body: the statements of the function. headers: kernels that it calls. ops: the operations
-    that it computes, the last of them makes the results. share: what threads divide, None where one has to do it all.
+    `scratch`, aligned to 64, of each thread its own. body: the statements of the function. headers: kernels that it calls.
+    ops: the operations that it computes, the last of them makes the results. share: what threads divide, None where one
+    has to do it all.
     """
 
     ops: tuple[Operation, ...]

@@ -76,8 +76,8 @@ def test_random_programs(seed: int, tmp_path: Path) -> None:
             equal([array for _, array in program.trace(*inputs)[1]], [array for _, array in tensors])
 
 
-@pytest.mark.parametrize("rows", [1, 2, 5, 23, 40])
-@pytest.mark.parametrize("columns", [9, 48, 64, 80, 113, 199, 256])
+@pytest.mark.parametrize("rows", [1, 5, 40])
+@pytest.mark.parametrize("columns", [9, 64, 113, 199])
 def test_panels_of_columns(rows: int, columns: int, tmp_path: Path) -> None:
     """Parts begin inside panels, at their ends, and there are fewer of them than threads."""
     rng = np.random.default_rng(rows)
