@@ -77,15 +77,15 @@ def test_random_programs(seed: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 5, 40])
-@pytest.mark.parametrize("columns", [9, 64, 113, 199])
-def test_panels_of_columns(rows: int, columns: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("columns", "bits"), [(9, 8), (64, 8), (113, 3), (199, 8), (208, 5)])
+def test_panels_of_columns(rows: int, columns: int, bits: int, tmp_path: Path) -> None:
     """Parts begin inside panels, at their ends, and there are fewer of them than threads."""
     rng = np.random.default_rng(rows)
-    weight, bias = rng.integers(-128, 128, (columns, 13)), rng.integers(-9999, 9999, columns)
+    weight, bias = rng.integers(-1 << bits - 1, 1 << bits - 1, (columns, 13)), rng.integers(-9999, 9999, columns)
     module = ir_text.parse(f"""func.func @main(%x: tensor<{rows}x13xui8>) -> tensor<{rows}x{columns}xi8> {{
-  %w = qvit.constant dense<{weight.tolist()}> : tensor<{columns}x13xi8>
+  %w = qvit.constant dense<{weight.tolist()}> : tensor<{columns}x13xi{bits}>
   %b = qvit.constant dense<{bias.tolist()}> : tensor<{columns}xi32>
-  %0 = qvit.linear %x, %w, %b : (tensor<{rows}x13xui8>, tensor<{columns}x13xi8>, tensor<{columns}xi32>) -> tensor<{rows}x{columns}xi32>
+  %0 = qvit.linear %x, %w, %b : (tensor<{rows}x13xui8>, tensor<{columns}x13xi{bits}>, tensor<{columns}xi32>) -> tensor<{rows}x{columns}xi32>
   %y = qvit.requantize %0 by #qvit.dyadic<1518500250, 39> rounding half_up : tensor<{rows}x{columns}xi32> -> tensor<{rows}x{columns}xi8>
   func.return %y : tensor<{rows}x{columns}xi8>
 }}""")
