@@ -20,10 +20,10 @@ def tiles(machine: Machine, instruction: MatrixMultiply) -> int:
 def matmul_cycles(machine: Machine, instruction: MatrixMultiply) -> int:
     """Of R x C elements, M x K times K x N, F tiles.
 
-    Weights stationary: R cycles to load a tile, then M rows stream through, R + C - 2 until the last sum is out: F (2 R + C +
-    M - 2). With shadow registers the next tile comes in meanwhile, so that only the first load and the last drain
-    remain: (F - 1) max(M, R) + 2 R + C + M - 2. Outputs stationary: F (R + C + K - 2), or (F - 1) max(K, R) + R + C + K - 2. Without shadow these are
-    SCALE-Sim's formulas.
+    Weights stationary: R cycles to load a tile, then M rows stream through, R + C - 2 until the last sum is out:
+    F (2 R + C + M - 2). With shadow registers the next tile comes in meanwhile, and only the first load and the last
+    drain remain: (F - 1) max(M, R) + 2 R + C + M - 2. Outputs stationary: F (R + C + K - 2), or with shadow registers
+    (F - 1) max(K, R) + R + C + K - 2. Without shadow registers these are SCALE-Sim's formulas.
     """
     r, c, f = machine.array.rows, machine.array.columns, tiles(machine, instruction) * passes(instruction)
     if instruction.dataflow == Dataflow.WEIGHT_STATIONARY:

@@ -142,7 +142,8 @@ def _instruction(opcode: int, mnemonic: str, queue: Queue | None) -> Any:
         kind.opcode, kind.mnemonic, kind.queue = opcode, mnemonic, queue
         width = OPCODE_BITS + sum(bits.width for bits in fields_of(kind).values())
         assert width <= WORD_BITS, f"{mnemonic}: {width} bits"
-        assert opcode not in INSTRUCTIONS and mnemonic not in MNEMONICS
+        assert opcode not in INSTRUCTIONS
+        assert mnemonic not in MNEMONICS
         INSTRUCTIONS[opcode] = MNEMONICS[mnemonic] = kind
         return kind
 
