@@ -18,8 +18,6 @@ WORD_BITS = 256
 WORD_BYTES = WORD_BITS // 8
 REGISTERS = 32
 """Address registers r0 .. r31 of 32 bits; r0 is always 0."""
-DRAM_UNIT = 16
-"""Bytes: DRAM is addressed in these."""
 RECORD = 16
 """Bytes of a record of constants for `Requantize`: multiplier, shift, bias and zero point, i32 each."""
 
@@ -56,7 +54,7 @@ ROUNDINGS: tuple[Rounding, ...] = (Rounding.HALF_EVEN, Rounding.HALF_UP, Roundin
 
 @dataclass(frozen=True)
 class Address:
-    """register + offset: bytes of a memory on the chip, units of 16 bytes of DRAM."""
+    """register + offset, in bytes."""
 
     offset: int
     register: int = 0
@@ -94,7 +92,7 @@ def _local(doc: str) -> Any:
 
 
 def _dram(doc: str) -> Any:
-    return _bits(5 + 27, doc, "address", Address(0))
+    return _bits(5 + 32, doc, "address", Address(0))
 
 
 def _stride(doc: str) -> Any:
