@@ -106,7 +106,8 @@ class Core:
         A target may take the place of a source, each element in its place or nearer to the start of its row, for a row is
         read before it is written.
         """
-        region = self.region(address, *values.shape, row, held)
+        rows, columns = values.shape
+        region = self.region(address, rows, columns, row, held)
         target = self.local[memory]
         for source in sources:
             in_place = source.base == region.base and source.rows == region.rows and source.run >= region.run
