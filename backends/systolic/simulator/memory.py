@@ -74,6 +74,7 @@ class Accesses:
         self.size = size
         self.data = np.zeros(size, np.uint8)
         self.written = np.zeros(size, np.bool_)
+        self.bytes_read = 0
         self._writes = {queue: np.zeros(size, np.uint32) for queue in writers}
         self._reads = {queue: np.zeros(size, np.uint32) for queue in readers}
 
@@ -94,6 +95,7 @@ class Accesses:
     def read(self, region: Region, queue: Queue, clock: Sequence[int]) -> None:
         """Notes a read; Fault where it is out of range, of bytes that nothing wrote, or races with a write."""
         self.bounds(region)
+        self.bytes_read += region.bytes
         region = region.merged()
         known = view(self.written, region)
         if not known.all():

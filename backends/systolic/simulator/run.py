@@ -1,37 +1,23 @@
 """Runs a program: its words are encoded and decoded, then nothing but bytes and words decides what comes out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import lcm
 
 import numpy as np
 
 from qvit.backends.systolic.cycles import Cost, cost
-from qvit.backends.systolic.isa import WORD_BYTES, Copy, Instruction, IsaError, Load, Store, decode, encode
+from qvit.backends.systolic.isa import WORD_BYTES, Copy, Instruction, IsaError, Load, Memory, Store, decode, encode
 from qvit.backends.systolic.legality import refusal
 from qvit.backends.systolic.machine import Machine
 from qvit.backends.systolic.program import Port, Program
+from qvit.backends.systolic.simulator.events import count_events
 from qvit.backends.systolic.simulator.memory import Region
-from qvit.backends.systolic.simulator.schedule import Schedule, permuted, schedule
+from qvit.backends.systolic.simulator.result import Result, check_bounds
+from qvit.backends.systolic.simulator.schedule import permuted, schedule
 from qvit.backends.systolic.simulator.sequence import Step, unroll
 from qvit.backends.systolic.simulator.trap import Fault, Listing, Trap
 from qvit.backends.systolic.simulator.values import Core
 from qvit.dialects.semantics.integers import Array, fit
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run gave. outputs: by name, in NumPy's types of theirs."""
-
-    program: Program
-    outputs: Mapping[str, Array]
-    steps: Sequence[Step]
-    schedule: Schedule
-
-    @property
-    def cycles(self) -> int:
-        """From the first word to the end of the last instruction."""
-        return self.schedule.cycles
 
 
 def _decoded(words: bytes) -> list[Instruction]:
@@ -125,7 +111,9 @@ def simulate(
         raise Trap(0, "", "", "there are no words")
     _check(machine, listing)
     steps, count = unroll(machine, listing)
-    timed = schedule(machine, listing, steps, _costs(machine, steps), count)
+    costs = _costs(machine, steps)
+    timed = schedule(machine, listing, steps, costs, count)
+    check_bounds(machine, steps, timed, count)
     order = timed.order if seed is None else permuted(machine, listing, steps, seed)
     core = _filled(program, inputs)
     for number in order:
@@ -134,4 +122,6 @@ def simulate(
             core.run(step.instruction, step.addresses, step.queue, timed.clock[number])
         except Fault as fault:
             raise listing.trap(step.number, fault) from fault
-    return Result(program, {port.name: _output(core, port) for port in program.outputs}, steps, timed)
+    outputs = {port.name: _output(core, port) for port in program.outputs}
+    events = count_events(machine, steps, count, core.local[Memory.CBUF].bytes_read)
+    return Result(program, outputs, steps, timed, events)

@@ -33,7 +33,7 @@ _TOKENS = (Stall.LOAD, Stall.MATRIX, Stall.VECTOR, Stall.STORE)
 @dataclass
 class Schedule:
     """By step: the cycle when it was handed to its queue, when it started and ended, how long its free unit stood still
-    before it and why, when it had the DRAM channel, and its clock; order: the steps as they started."""
+    before it and why, from when on it had the DRAM channel (-1: never), and its clock; order: the steps as they started."""
 
     handed: list[int]
     start: list[int]
@@ -124,7 +124,7 @@ def schedule(machine: Machine, listing: Listing, steps: Sequence[Step], costs: S
     """Runs the queues in time; a Trap for a deadlock or the overflow of a counter. words: that the sequencer takes in all."""
     queues = _Queues(machine, steps)
     count = len(steps)
-    found = Schedule([0] * count, [0] * count, [0] * count, [0] * count, [Stall.NONE] * count, [0] * count, [], [], 0)
+    found = Schedule([0] * count, [0] * count, [0] * count, [0] * count, [Stall.NONE] * count, [-1] * count, [], [], 0)
     clocks: list[Clock] = [(0, 0, 0, 0)] * count
     free = [0] * 4
     known = [[0] * 4 for _ in QUEUES]

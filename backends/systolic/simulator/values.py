@@ -268,8 +268,11 @@ def _block(core: Core, function: int, address: int) -> Block:
     memory = core.local[Memory.CBUF]
     if address % 4:
         raise Fault(f"blocks lie at multiples of 4, found {address}")
-    core.bytes_of(Memory.CBUF, address, 8)
-    block, size = Block.read(function, memory.data[address:].tobytes())
+    try:
+        block, size = Block.read(function, memory.data[address:].tobytes())
+    except ValueError:
+        core.bytes_of(Memory.CBUF, address, 8)  # nothing at all may lie there
+        raise
     core.bytes_of(Memory.CBUF, address, size)
     return block
 
