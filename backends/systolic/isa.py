@@ -5,7 +5,7 @@ the kind, then zeros. This file is the one home of the encoding: the assembler, 
 all go through `fields_of`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from functools import cache
@@ -135,7 +135,7 @@ MNEMONICS: dict[str, type[Instruction]] = {}
 InstructionT = TypeVar("InstructionT", bound=type[Instruction])
 
 
-def _instruction(opcode: int, mnemonic: str, queue: Queue | None) -> Any:
+def _instruction(opcode: int, mnemonic: str, queue: Queue | None) -> Callable[[InstructionT], InstructionT]:
     def register(kind: InstructionT) -> InstructionT:
         kind.opcode, kind.mnemonic, kind.queue = opcode, mnemonic, queue
         width = OPCODE_BITS + sum(bits.width for bits in fields_of(kind).values())
