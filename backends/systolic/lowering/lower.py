@@ -91,7 +91,7 @@ class _Lowering:
         order = schedule(b.tasks, needs).order
         wait, signal = tokens(b.tasks, needs, order)
         instructions = [_instruction(b.tasks[n], wait[n], signal[n]) for n in order]
-        words = [*rolled(instructions), Halt()]
+        words = [*rolled(instructions, self.machine.control.loops), Halt()]
         return Program(
             self.machine, words, dict(sorted(b.data.items())), b.dram, draft.inputs, draft.outputs, list(b.nodes)
         )
