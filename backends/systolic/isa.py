@@ -160,10 +160,17 @@ class Halt(Instruction):
 @_instruction(0x02, "set", None)
 @dataclass(frozen=True, kw_only=True)
 class Set(Instruction):
-    """register = value."""
+    """Registers become what is added to them elsewhere: register = step, for each of the four whose register is not r0."""
 
-    register: int = _bits(5, "1..31")
-    value: int = _bits(32, "")
+    first: Increment = _bits(5 + 32, "", "increment", Increment())
+    second: Increment = _bits(5 + 32, "", "increment", Increment())
+    third: Increment = _bits(5 + 32, "", "increment", Increment())
+    fourth: Increment = _bits(5 + 32, "", "increment", Increment())
+
+    @property
+    def increments(self) -> tuple[Increment, ...]:
+        """Those that change something."""
+        return tuple(i for i in (self.first, self.second, self.third, self.fourth) if i.register)
 
 
 @_instruction(0x03, "loop", None)
