@@ -1,6 +1,6 @@
 """Which operations are computed together, a tile or some rows at a time, so that what lies between needs no home."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from xdsl.ir import Operation, SSAValue
@@ -61,10 +61,10 @@ def groups(ops: Iterable[Operation]) -> dict[Operation, Group]:
             continue
         group: Group | None = None
         if isinstance(op, PRODUCTS):
-            chain = _chain(op)
-            group = _attention(chain) or chain
+            chain = _chain(op, found)
+            group = _attention(chain, found) or chain
         elif isinstance(op, ROWWISE) or _elementwise(op):
-            group = _chain(op)
+            group = _chain(op, found)
         if group is not None:
             found.update({member: group for member in group.ops})
     return found
@@ -77,12 +77,14 @@ def _elementwise(op: Operation) -> bool:
     return isinstance(op, (RequantizeOp, AddRequantOp, ThresholdOp))
 
 
-def _chain(head: Operation) -> Chain:
+def _chain(head: Operation, taken: Container[Operation]) -> Chain:
     tail: list[Operation] = []
     value = head.results[0]
     # another result of a softmax must not keep it from being computed a few rows at a time
     while value.has_one_use():
         user = next(iter(value.uses)).operation
+        if user in taken:
+            break
         keeps_rows = isinstance(user, ReshapeOp) and shape_of(user.result)[-1:] == shape_of(value)[-1:]
         if not keeps_rows and not (_elementwise(user) and _same_place(user, value)):
             break
@@ -101,7 +103,7 @@ def _same_place(user: Operation, value: SSAValue) -> bool:
     return main and shape_of(user.results[0]) == shape_of(value)
 
 
-def _attention(scores: Chain) -> Attention | None:
+def _attention(scores: Chain, taken: Container[Operation]) -> Attention | None:
     if not isinstance(scores.head, MatmulOp) or any(isinstance(op, ReshapeOp) for op in scores.tail):
         return None
     if not scores.result.has_one_use():
@@ -115,7 +117,7 @@ def _attention(scores: Chain) -> Attention | None:
     product = next(iter(weights.uses)).operation
     if not isinstance(product, (MatmulOp, ShiftMatmulOp)) or product.operands[0] is not weights:
         return None
-    values = _chain(product)
+    values = _chain(product, taken)
     for sums in softmax.outputs[1:]:
         if any(use.operation not in values.tail for use in sums.uses):
             return None

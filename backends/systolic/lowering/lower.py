@@ -10,6 +10,7 @@ from xdsl.ir import Operation, SSAValue
 
 from qvit.backends.interpreter import find_function, input_names, output_names
 from qvit.backends.systolic.isa import Address, Halt, Instruction, Memory
+from qvit.backends.systolic.lowering.arithmetic import ARITHMETIC, arithmetic
 from qvit.backends.systolic.lowering.build import Builder, LoweringError, Options, bytes_of, element, refuse
 from qvit.backends.systolic.lowering.groups import ROWWISE, Attention, Chain, Group, groups
 from qvit.backends.systolic.lowering.moves import MOVES, copy_into, move
@@ -28,6 +29,7 @@ from qvit.dialects.ops.products import Conv2dOp, LinearOp
 from qvit.dialects.ops.weights import ConstantOp, WeightOp
 from qvit.dialects.types import shape_of
 from qvit.dialects.weights import Weights
+
 
 @dataclass(frozen=True)
 class _Draft:
@@ -70,7 +72,7 @@ class _Lowering:
         found = groups(ops)
         inputs = [self._input(b, *pair) for pair in zip(input_names(self.function), self.function.args, strict=True)]
         (end,) = (op for op in self.function.body.block.ops if isinstance(op, ReturnOp))
-        outputs = self._outputs(b, end)
+        outputs = self._outputs(b, end, found)
         for value in spilled(ops, found, end, budget):
             if value not in b.addresses:
                 b.addresses[value] = b.new_dram(bytes_of(value))
@@ -105,14 +107,15 @@ class _Lowering:
         assert home.address is not None
         return Port(name, home.address, shape_of(value), held)
 
-    def _outputs(self, b: Builder, end: ReturnOp) -> list[Port]:
+    def _outputs(self, b: Builder, end: ReturnOp, found: Mapping[Operation, Group]) -> list[Port]:
+        """The ports; what computes a result row by row computes it there."""
         ports: list[Port] = []
         for name, value in zip(output_names(self.function), end.operands, strict=True):
             address = b.new_dram(bytes_of(value))
             ports.append(Port(name, address, shape_of(value), element(value)))
-            if not isinstance(value.owner, Operation) or isinstance(value.owner, (ConstantOp, WeightOp, *MOVES)):
-                continue
-            b.addresses.setdefault(value, address)
+            group = found.get(value.owner) if isinstance(value.owner, Operation) else None
+            if group is not None and value is group.result and not isinstance(group.ops[0], Conv2dOp):
+                b.addresses.setdefault(value, address)
         return ports
 
     def _output(self, b: Builder, port: Port, value: SSAValue) -> None:
@@ -138,6 +141,9 @@ class _Lowering:
             return
         b.group += 1
         b.at(op)
+        if isinstance(op, ARITHMETIC):
+            arithmetic(b, op)
+            return
         if not isinstance(op, MOVES):
             raise refuse(op, "there is no instruction for it", "run --integerize, or qvit-compile with a scheme")
         b.define(op.results[0], move(b, op))
@@ -154,7 +160,9 @@ class _Lowering:
             attention(b, group, result)
         elif isinstance(group.head, LinearOp):
             linear(b, group, result)
-        elif isinstance(group.head, ROWWISE) or group.head.name.startswith(("qvit.requantize", "qvit.add_", "qvit.thr")):
+        elif isinstance(group.head, ROWWISE) or group.head.name.startswith(
+            ("qvit.requantize", "qvit.add_", "qvit.thr")
+        ):
             rowwise(b, group, result)
         else:
             matmul(b, group, result)

@@ -9,6 +9,7 @@ from xdsl.ir import Operation, SSAValue
 from qvit.backends.systolic.isa import RECORD, MatrixMultiply, Memory
 from qvit.backends.systolic.lowering.build import Builder, blocks, element, refuse
 from qvit.backends.systolic.lowering.groups import Attention, Chain
+from qvit.backends.systolic.lowering.moves import copy_into
 from qvit.backends.systolic.lowering.tasks import Place
 from qvit.backends.systolic.lowering.tensors import Home, Matrix, View
 from qvit.backends.systolic.lowering.vectors import I32, Here, Tile, constant, plain, run_tail, scratch, sums_of, vector
@@ -104,7 +105,8 @@ def accumulators(b: Builder, rows: int, columns: int) -> Place:
 
 @dataclass(frozen=True)
 class Layer:
-    """A product with constant weights: `left` are its rows, weight [n, k], bias int64 [n] or None; axis: of its outputs."""
+    """A product with constant weights: `left` are its rows, weight [n, k], its bias int64 or None;
+    axis: of its outputs; column: of the result, where they begin."""
 
     op: Operation
     left: Sequence[Matrix]
@@ -115,6 +117,7 @@ class Layer:
     weight_zero: int
     bias: Array | None
     axis: int = -1
+    column: int = 0
 
 
 def linear(b: Builder, chain: Chain, result: Matrix) -> None:
@@ -211,7 +214,9 @@ def _layer_tile(
         a = Place(whole.buffer, whole.offset + start * size, whole.rows, (end - start) * size, whole.stride)
         shape = (matrix.rows, end - start, right - left)
         multiply(b, (a, layer.type, layer.zero), weights, acc, shape, start > 0)
-    tile = Tile(acc, Memory.ACC, I32, first, matrix.rows, left, right - left, layer.bias, layer.axis, span)
+    at = layer.column
+    span = (span[0] + at, span[1] + at)
+    tile = Tile(acc, Memory.ACC, I32, first, matrix.rows, left + at, right - left, layer.bias, layer.axis, span)
     run_tail(b, tail, tile, result, {})
 
 
@@ -348,8 +353,6 @@ def conv2d(b: Builder, chain: Chain) -> View:
     weight = constant(b, op, op.weight, "its weight")
     bias = None if op.bias is None else widen(constant(b, op, op.bias, "its bias"))
     strides, padding, dilations, groups = op.geometry
-    if groups != 1:
-        raise refuse(op, f"a convolution in {groups} groups", "the array takes one group; use another backend")
     if any(isinstance(step, ReshapeOp) for step in chain.tail):
         raise refuse(op, "a reshape between a convolution and its requantize", "move it behind")
     batch, channels, height, width = shape_of(op.input)
@@ -366,20 +369,35 @@ def conv2d(b: Builder, chain: Chain) -> View:
     b.at(op)
     for n in range(batch):
         for y in range(high):
-            _patches(b, image, patches, (n, y * strides[0]), (n * high + y) * wide, wide, weight.shape[1:], strides[1], dilations)
-    layer = Layer(
-        op,
-        [Matrix(patches, 0, batch * places, k, k, 1)],
-        held,
-        zero,
-        weight.reshape(outputs, k),
-        _operand(b, op, op.weight, "its weight", 8),
-        _zero(b, op, b.numbers(op.weight_zero_point), "its weight"),
-        bias,
-        1,
-    )
+            _patches(
+                b,
+                image,
+                patches,
+                (n, y * strides[0]),
+                (n * high + y) * wide,
+                wide,
+                (channels, kh, kw),
+                strides[1],
+                dilations,
+            )
     home = b.new_home(chain.result)
-    layer_tiles(b, layer, chain.tail, Matrix(home, 0, batch * places, outputs, outputs, 1))
+    result = Matrix(home, 0, batch * places, outputs, outputs, 1)
+    mine, own = outputs // groups, k // groups
+    for group in range(groups):
+        left = Matrix(patches, group * own, batch * places, own, k, 1)
+        layer = Layer(
+            op,
+            [left],
+            held,
+            zero,
+            weight[group * mine : (group + 1) * mine].reshape(mine, own),
+            _operand(b, op, op.weight, "its weight", 8),
+            _zero(b, op, b.numbers(op.weight_zero_point), "its weight"),
+            bias,
+            1,
+            group * mine,
+        )
+        layer_tiles(b, layer, chain.tail, result)
     return View(home, (batch, outputs, high, wide), (places * outputs, 1, wide * outputs, outputs))
 
 
@@ -428,17 +446,6 @@ def _padded(b: Builder, op: Conv2dOp, image: View, zero: int, padding: Sequence[
     everything = Place(b.buffer(home), 0, 1, home.bytes, home.bytes)
     steps = {"source_plane": 0, "source_row": 0, "target_plane": high * wide * size, "target_row": wide * size}
     b.copy(edge, 0, everything.buffer, 0, (batch * channels, high, wide * size), steps, (everything,))
-    for n in range(batch):
-        source = (image.offset + n * image.strides[0]) * size
-        to = ((n * channels * high + padding[0]) * wide + padding[1]) * size
-        place = Place(everything.buffer, n * channels * high * wide * size, 1, channels * high * wide * size, 1)
-        if image.strides[3] != 1:
-            raise refuse(op, "the pixels of a row do not lie side by side", "give it an image as it comes")
-        steps = {
-            "source_plane": image.strides[1] * size,
-            "source_row": image.strides[2] * size,
-            "target_plane": high * wide * size,
-            "target_row": wide * size,
-        }
-        b.copy(image.home, source, everything.buffer, to, (channels, height, width * size), steps, (place,))
-    return View.of(home, (batch, channels, high, wide))
+    whole = View.of(home, (batch, channels, high, wide))
+    copy_into(b, image, whole.sliced(2, padding[0], height, 1).sliced(3, padding[1], width, 1))
+    return whole

@@ -116,7 +116,9 @@ def _chosen(items: Sequence[_Item]) -> Iterator[tuple[int, int, int]]:
     keys = np.array([numbers.setdefault(item.key, len(numbers)) for item in items], np.int64)
     factors = np.random.default_rng(0).integers(1, 1 << 62, max(len(item.addresses) for item in items), np.int64)
     with np.errstate(over="ignore"):  # modulo 2^64
-        sums = np.array([(np.array(i.addresses, np.int64) * factors[: len(i.addresses)]).sum() for i in items], np.int64)
+        sums = np.array(
+            [(np.array(i.addresses, np.int64) * factors[: len(i.addresses)]).sum() for i in items], np.int64
+        )
     words = np.concatenate([[0], np.cumsum([item.words for item in items])])
     best, length, count = (np.zeros(n, np.int64) for _ in range(3))
     for period in range(1, min(LONGEST, n // 2) + 1):

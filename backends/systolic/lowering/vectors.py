@@ -1,6 +1,6 @@
 """Elementwise and rowwise operations on tiles: some rows and columns of a tensor."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -20,7 +20,7 @@ from qvit.backends.systolic.isa import (
     Requantize,
     Threshold,
 )
-from qvit.backends.systolic.lowering.build import Builder, LoweringError, element, refuse
+from qvit.backends.systolic.lowering.build import Builder, element, refuse
 from qvit.backends.systolic.lowering.tasks import Place
 from qvit.backends.systolic.lowering.tensors import Matrix, View
 from qvit.dialects.attributes import DyadicAttr, Form, PotAttr
@@ -182,7 +182,14 @@ def _source(tile: Tile) -> dict[str, Any]:
 
 
 def requantized(
-    b: Builder, tile: Tile, target: Place, result: IntType, records: Records, rounding: int, zero: int, divisors: Place | None
+    b: Builder,
+    tile: Tile,
+    target: Place,
+    result: IntType,
+    records: Records,
+    rounding: int,
+    zero: int,
+    divisors: Place | None,
 ) -> None:
     at = _placed(b, records, tile)
     values = {
@@ -270,7 +277,9 @@ def _add_requantize(b: Builder, op: AddRequantOp, tile: Tile, target: Place) -> 
         "round_each": int(op.round_each is not None),
         "rounding": ROUNDINGS.index(op.rounding.data),
     }
-    b.emit(AddRequantize, values, {"a": left, "b": right, "target": target, "records": at}, (left, right, at), (target,))
+    b.emit(
+        AddRequantize, values, {"a": left, "b": right, "target": target, "records": at}, (left, right, at), (target,)
+    )
     return _result(op, tile, target)
 
 
@@ -315,7 +324,10 @@ def _threshold(b: Builder, op: ThresholdOp, tile: Tile, target: Place) -> Tile:
     elif levels.ndim > 1:
         raise refuse(op, "its thresholds lie along an axis that is not the last", "use one set for the tensor")
     if tile.bias is not None:  # x + b >= t where x >= t - b
-        levels = np.broadcast_to(levels, (tile.columns, levels.shape[-1])) - tile.bias[tile.left : tile.left + tile.columns, None]
+        levels = (
+            np.broadcast_to(levels, (tile.columns, levels.shape[-1]))
+            - tile.bias[tile.left : tile.left + tile.columns, None]
+        )
     # no x of 32 bits reaches what is beyond, and every one what is below
     levels = levels.clip(I32.lo, I32.hi)
     at = b.constants(levels.astype("<i4").tobytes(), "thresholds")
@@ -351,5 +363,3 @@ def scratch(b: Builder, tile: Tile, held: IntType) -> Place:
     """Room in SPM for a tile of that type."""
     run = tile.columns * held.dtype.itemsize
     return Place(b.temporary("tile", Memory.SPM, tile.rows * run), 0, tile.rows, run, run)
-
-
