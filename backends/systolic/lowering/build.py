@@ -1,7 +1,7 @@
 """What the emitters of operations share: buffers, constants in DRAM, and the list of tasks."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import ceil, prod
@@ -100,8 +100,10 @@ class Builder:
     def numbers(self, value: Value | ZeroPointAttr | None) -> Array:
         """The integers of an attribute, read once."""
         if value not in self._numbers:
-            zero = value is None or isinstance(value, ZeroPointAttr)
-            self._numbers[value] = self.weights.zero_point(value) if zero else self.weights.values(value)
+            if value is None or isinstance(value, ZeroPointAttr):
+                self._numbers[value] = self.weights.zero_point(value)
+            else:
+                self._numbers[value] = self.weights.values(value)
         return self._numbers[value]
 
     def later(self, value: SSAValue, array: Array) -> None:
@@ -214,7 +216,7 @@ class Builder:
             self.emit(Load, values, {"source": source, "target": part}, (), (part,))
 
     @contextmanager
-    def scope(self) -> Iterator[None]:
+    def scope(self) -> Generator[None]:
         """What is loaded inside is not used behind it."""
         before = dict(self._loaded)
         yield
@@ -314,7 +316,7 @@ class Builder:
             self.emit(Load, {"memory": Memory.SPM, **values}, {"source": source, "target": first}, (source,), writes)
 
     @contextmanager
-    def written(self, matrix: Matrix) -> Iterator[Place]:
+    def written(self, matrix: Matrix) -> Generator[Place]:
         """Where to write a matrix with contiguous rows; if it lives in DRAM, it is stored behind."""
         if matrix.home.address is None:
             yield self.place(matrix)

@@ -192,7 +192,7 @@ def _written(item: _Item) -> list[Instruction]:
     """The words of an item, with what sets the registers of a loop in front."""
     registers = _registers(item)
     zeros = [Increment(register, 0) for register in registers.values()]
-    sets = [Set(**_named(zeros[i : i + 4])) for i in range(0, len(zeros), 4)]
+    sets = [_set(zeros[i : i + 4]) for i in range(0, len(zeros), 4)]
     return [*sets, *_words(item, (), [()] * len(item.addresses), registers, iter(range(1 << 30)))]
 
 
@@ -223,9 +223,21 @@ def _words(
             step = s[len(path) - 1] - (counts[other[len(path)]] * s[len(path)] if deeper else 0)
             if step:
                 increments.append(Increment(register, step))
-    adds = [Add(**_named(increments[i : i + 4])) for i in range(4, len(increments), 4)]
-    loop = Loop(length=len(body) + len(adds), count=item.count, **_named(increments[:4]))
+    adds = [_add(increments[i : i + 4]) for i in range(4, len(increments), 4)]
+    first, second, third, fourth = _four(increments)
+    length = len(body) + len(adds)
+    loop = Loop(length=length, count=item.count, first=first, second=second, third=third, fourth=fourth)
     return [loop, *body, *adds]
+
+
+def _set(increments: Sequence[Increment]) -> Instruction:
+    first, second, third, fourth = _four(increments)
+    return Set(first=first, second=second, third=third, fourth=fourth)
+
+
+def _add(increments: Sequence[Increment]) -> Instruction:
+    first, second, third, fourth = _four(increments)
+    return Add(first=first, second=second, third=third, fourth=fourth)
 
 
 def _counts(item: _Rolled, number: int) -> dict[int, int]:
@@ -239,5 +251,7 @@ def _counts(item: _Rolled, number: int) -> dict[int, int]:
     return found
 
 
-def _named(increments: Sequence[Increment]) -> dict[str, Increment]:
-    return dict(zip(("first", "second", "third", "fourth"), increments, strict=False))
+def _four(increments: Sequence[Increment]) -> tuple[Increment, Increment, Increment, Increment]:
+    """The first four, with such as change nothing in the place of those that there are not."""
+    first, second, third, fourth = (*increments, *[Increment()] * 4)[:4]
+    return first, second, third, fourth
