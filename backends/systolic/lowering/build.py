@@ -337,10 +337,11 @@ class Builder:
 
 
 def blocks(total: int, most: int, multiple: int = 1) -> list[tuple[int, int]]:
-    """0..total in as few parts as possible of at most `most`, as even as multiples allow."""
-    count = ceil(total / most)
-    size = ceil(total / count)
-    size = min(-(-size // multiple) * multiple, max(most // multiple * multiple, 1))
+    """0..total in as few parts as possible of at most `most`, as even as multiples allow; most >= multiple, or total at most."""
+    if total <= most:
+        return [(0, total)]
+    size = ceil(total / ceil(total / most))
+    size = min(-(-size // multiple) * multiple, most // multiple * multiple)
     return [(start, min(start + size, total)) for start in range(0, total, size)]
 
 

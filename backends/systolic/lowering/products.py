@@ -146,7 +146,9 @@ def layer_tiles(b: Builder, layer: Layer, tail: Sequence[Operation], result: Mat
     depths = blocks(k, max(memory.weights // 2 // c * 8 // bits // 8 * 8, 8), 8)
     row_bytes = max(-(-(last - first) * bits // 8) for first, last in depths)
     away = any(matrix.home.address is not None for matrix in layer.left)
-    most = min(ROWS, max(memory.activations // 4 // (k * layer.type.dtype.itemsize), 1)) if away else ROWS
+    most = min(ROWS, _row_limit(b))
+    if away:
+        most = min(most, max(memory.activations // 4 // (k * layer.type.dtype.itemsize), 1))
     rows: list[tuple[Matrix, int]] = []
     before = 0
     for matrix in layer.left:
@@ -265,8 +267,8 @@ def matmul(b: Builder, chain: Chain, result: Matrix) -> None:
     held = _operand(b, op, op.lhs, "lhs", 16)
     for index, left in enumerate(lefts):
         with b.scope():
-            for columns in blocks(product.right[index].columns, _column_limit(b, min(left.rows, ROWS))):
-                for first, last in blocks(left.rows, ROWS):
+            for columns in blocks(product.right[index].columns, _column_limit(b, min(left.rows, ROWS, _row_limit(b)))):
+                for first, last in blocks(left.rows, min(ROWS, _row_limit(b))):
                     b.at(op)
                     a = b.read(left.part(first, last))
                     right = _right(b, product, index, *columns)
@@ -276,6 +278,11 @@ def matmul(b: Builder, chain: Chain, result: Matrix) -> None:
                     row = index * left.rows + first
                     tile = Tile(acc, Memory.ACC, I32, row, last - first, columns[0], columns[1] - columns[0])
                     run_tail(b, chain.tail, tile, result, {})
+
+
+def _row_limit(b: Builder) -> int:
+    """Rows whose sums of as many columns as the array has take half of the accumulators."""
+    return max(1, b.machine.memory.accumulators // 2 // (4 * b.machine.array.columns))
 
 
 def _column_limit(b: Builder, rows: int) -> int:
