@@ -2,6 +2,7 @@
 
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
+from math import prod
 
 from xdsl.ir import Operation, SSAValue
 
@@ -70,6 +71,15 @@ def groups(ops: Iterable[Operation]) -> dict[Operation, Group]:
     return found
 
 
+def rows_alike(op: Operation) -> int | None:
+    """Of how many rows, one after another, the constants are the same; None where they are the same for all."""
+    axis = op.axis if isinstance(op, (RequantizeOp, AddRequantOp, ThresholdOp)) else None
+    shape = shape_of(op.results[0])
+    if axis is None or axis.value.data == len(shape) - 1:
+        return None
+    return prod(shape[axis.value.data + 1 : -1])
+
+
 def _elementwise(op: Operation) -> bool:
     if isinstance(op, IntFunctionOp):
         approximation = op.approximation.data
@@ -90,6 +100,8 @@ def _chain(head: Operation, taken: Container[Operation]) -> Chain:
             break
         if isinstance(head, Conv2dOp) and isinstance(user, (AddRequantOp, ReshapeOp)):
             break  # its channels lie last, those of others do not
+        if isinstance(head, (LinearOp, *ROWWISE)) and rows_alike(user) is not None:
+            break  # tiles of these have any rows
         tail.append(user)
         value = user.results[0]
     while tail and isinstance(tail[-1], ReshapeOp):

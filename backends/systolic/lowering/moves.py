@@ -20,7 +20,9 @@ def move(b: Builder, op: Operation) -> View:
         case TransposeOp():
             return b.view(op.input).transposed(op.order)
         case SliceOp():
-            return b.view(op.input).sliced(*op.extent)
+            view = b.view(op.input).sliced(*op.extent)
+            # no instruction goes backwards
+            return view if op.extent[3] > 0 else View.of(copied(b, op.result, view), shape_of(op.result))
         case BroadcastOp():
             return b.view(op.input).broadcast(shape_of(op.result))
         case ReshapeOp():
@@ -71,6 +73,8 @@ def copy_into(b: Builder, source: View, target: View) -> None:
     """Elements of one view to the same places of another, of the same shape; three dimensions an instruction."""
     size = source.home.itemsize
     dims = _merged(source, target)
+    backwards = [dim for dim in dims if min(dim[1:]) < 0]
+    dims = [dim for dim in dims if dim not in backwards]
     run = size
     if dims and dims[-1][1] == dims[-1][2] == 1:
         run = dims.pop()[0] * size
@@ -78,7 +82,7 @@ def copy_into(b: Builder, source: View, target: View) -> None:
         raise AssertionError("a run of more than a megabyte")
     inner = dims[-2:]
     planes, rows = [(1, 0, 0)] * (2 - len(inner)) + inner
-    outer = dims[:-2]
+    outer = [*backwards, *dims[:-2]]
     for index in product(*(range(n) for n, _, _ in outer)):
         sources = source.offset + sum(i * s for i, (_, s, _) in zip(index, outer, strict=True))
         targets = target.offset + sum(i * t for i, (_, _, t) in zip(index, outer, strict=True))

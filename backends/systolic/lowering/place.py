@@ -13,7 +13,9 @@ class DoesNotFit(Exception):
     """A memory is too small: which, for what, by how much."""
 
     def __init__(self, memory: Memory, buffer: Buffer, size: int) -> None:
-        super().__init__(f"{memory.name}: {buffer.name} needs {buffer.bytes} bytes in one piece; of what it may use {size} are free")
+        super().__init__(
+            f"{memory.name}: {buffer.name} needs {buffer.bytes} bytes in one piece; of what it may use {size} are free"
+        )
         self.memory = memory
 
 

@@ -4,7 +4,7 @@ from xdsl.ir import Operation
 
 from qvit.backends.systolic.isa import Memory
 from qvit.backends.systolic.lowering.build import Builder, blocks, element
-from qvit.backends.systolic.lowering.groups import Chain
+from qvit.backends.systolic.lowering.groups import Chain, rows_alike
 from qvit.backends.systolic.lowering.tensors import Home, Matrix, View
 from qvit.backends.systolic.lowering.vectors import Here, Tile, run_tail
 from qvit.dialects.ops.approximated import IntFunctionOp, IntLayerNormOp, IntSoftmaxOp
@@ -26,10 +26,11 @@ def rowwise(b: Builder, chain: Chain, result: Matrix) -> None:
     # four bytes an element and as many again, in a sixteenth of the memory
     rows = max(1, min(ROWS, b.machine.memory.activations // 16 // (4 * max(result.columns, 1))))
     across = isinstance(op, (IntLayerNormOp, IntSoftmaxOp)) or _needs_rows(op)
+    alike = rows_alike(op)
     before = 0
     with b.scope():
         for matrix in view.rows():
-            for first, last in blocks(matrix.rows, rows):
+            for first, last in _row_blocks(matrix.rows, rows, alike):
                 for left, right in [(0, matrix.columns)] if across else blocks(matrix.columns, 8191):
                     here: Here = {}
                     b.at(op)
@@ -44,6 +45,17 @@ def rowwise(b: Builder, chain: Chain, result: Matrix) -> None:
                         here[op.outputs[1]] = place
                         run_tail(b, chain.ops, tile, result, here)
             before += matrix.rows
+
+
+def _row_blocks(total: int, most: int, alike: int | None) -> list[tuple[int, int]]:
+    """Parts of at most `most` rows; where constants are those of `alike` rows, no part has rows of two kinds."""
+    if alike is None:
+        return blocks(total, most)
+    return [
+        (start + first, start + last)
+        for start in range(0, total, alike)
+        for first, last in blocks(min(alike, total - start), most)
+    ]
 
 
 def _needs_rows(op: Operation) -> bool:

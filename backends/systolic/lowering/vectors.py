@@ -95,6 +95,15 @@ def rows_of(b: Builder, view: View, tile: Tile) -> Place:
     return target
 
 
+def side_by_side(b: Builder, place: Place) -> Place:
+    """The rows of a place one behind the other."""
+    size = place.rows * place.run
+    target = Place(b.temporary("rows", Memory.SPM, size), 0, place.rows, place.run, place.run)
+    values = {"planes": 1, "rows": place.rows, "run": place.run, "source_row": place.stride, "target_row": place.run}
+    b.emit(Copy, values, {"source": place, "target": target}, (place,), (target,))
+    return target
+
+
 # --- records ---
 
 
@@ -231,7 +240,7 @@ def _requantize(b: Builder, op: RequantizeOp, tile: Tile, target: Place, here: H
             view = b.view(op.divisor).broadcast((*shape_of(op.result)[:-1], 1))
             divisors = rows_of(b, view, column)
             if divisors.stride != 4:
-                raise refuse(op, "its divisors do not lie side by side", "divide by one for each row")
+                divisors = side_by_side(b, divisors)
     bias = np.zeros(1, np.int64) if tile.bias is None else tile.bias
     numbers = (_along(b, op, values, axis, tile) for values in (multiplier, shift))
     before = _along(b, op, b.numbers(op.input_zero_point), axis, tile)
