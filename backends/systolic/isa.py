@@ -6,7 +6,7 @@ all go through `fields_of`.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from functools import cache
@@ -171,7 +171,7 @@ MNEMONICS: dict[str, type[Instruction]] = {}
 InstructionT = TypeVar("InstructionT", bound=type[Instruction])
 
 
-def _instruction(opcode: int, mnemonic: str, queue: Queue | None) -> Any:
+def _instruction(opcode: int, mnemonic: str, queue: Queue | None) -> Callable[[InstructionT], InstructionT]:
     def register(kind: InstructionT) -> InstructionT:
         kind.opcode, kind.mnemonic, kind.queue = opcode, mnemonic, queue
         width = OPCODE_BITS + sum(bits.width for bits in fields_of(kind).values())
@@ -549,12 +549,34 @@ def _range(bits: Bits) -> str:
 def encode(instruction: Instruction) -> bytes:
     """The word of 32 bytes, little endian. IsaError names a field whose value does not fit, and what does."""
     kind = type(instruction)
-    word, at = kind.opcode, OPCODE_BITS
-    for name, bits in fields_of(kind).items():
-        for number, width in zip(parts_of(kind, name, getattr(instruction, name)), bits.parts, strict=True):
-            word |= number << at
-            at += width
+    word, fields_at = _layout(kind)
+    for name, default, bits, at in fields_at:
+        value = getattr(instruction, name)
+        if value is not default and value != default:  # most are
+            word ^= (_packed(kind, name, value) ^ bits) << at
     return word.to_bytes(WORD_BYTES, "little")
+
+
+def _packed(kind: type[Instruction], name: str, value: Any) -> int:
+    """The bits of a field, as a number."""
+    packed = at = 0
+    for number, width in zip(parts_of(kind, name, value), fields_of(kind)[name].parts, strict=True):
+        packed |= number << at
+        at += width
+    return packed
+
+
+@cache
+def _layout(kind: type[Instruction]) -> tuple[int, tuple[tuple[str, Any, int, int], ...]]:
+    """The word of an instruction with all its defaults; name, default, the bits of that, and the first bit of each field."""
+    word, at = kind.opcode, OPCODE_BITS
+    found: list[tuple[str, Any, int, int]] = []
+    for f in fields(kind):
+        bits = _packed(kind, f.name, f.default)
+        found.append((f.name, f.default, bits, at))
+        word |= bits << at
+        at += fields_of(kind)[f.name].width
+    return word, tuple(found)
 
 
 def decode(word: bytes) -> Instruction:
