@@ -35,7 +35,7 @@ The **array** has rows x columns elements, each of which multiplies and adds onc
 contracted axis, columns the output's; a tile of B is loaded and A streams through. Outputs stationary: rows and columns are
 the output's, A and B stream. With shadow registers the next tile comes in while this one is used.
 
-**Memories** are addressed in bytes; all numbers in them are little endian. DRAM is addressed in units of 16 bytes.
+**Memories** are addressed in bytes; all numbers in them are little endian.
 
 | memory | what it is |
 |---|---|
@@ -58,7 +58,7 @@ to the queue of its unit, or waits until there is room. Registers are read then:
 **Tokens.** For each pair of different queues there is a counter: how many tokens the first has given to the second. An
 instruction starts once its unit is free and every queue of its `wait` has a token for its own; it takes one of each. When it
 is done it gives one to every queue of its `signal`. A counter that passes its largest number is a trap. An instruction
-never waits for its own queue or signals it, and those of the sequencer do neither.
+never waits for its own queue or signals it, and those of the sequencer do neither: a trap.
 
 ## Hazards
 
@@ -86,7 +86,7 @@ KINDS = """\
 | word | 32 | a number, which texts write in hexadecimal |
 | signed | n | a number, two's complement |
 | register | 5 | the number of a register; r0 is always 0 |
-| address | 5 + n | a register, then an offset: register + offset, modulo 2^32; the offset counts bytes, of DRAM units of 16 bytes |
+| address | 5 + n | a register, then an offset: register + offset, modulo 2^32, in bytes |
 | increment | 5 + 32 | a register, then the step that is added to it, two's complement, modulo 2^32 |
 | type | 6 + 1 | bits - 1, then 1 where it is signed: i1..i64, ui1..ui32 |
 | queues | 4 | a mask: bit 1 << number of each queue |

@@ -8,19 +8,20 @@
     .data 0x40
     .hex 0102030405060708
 
-    load memory=wbuf source=0x4 planes=1 rows=1 run=8 signal=matrix
+    load memory=wbuf source=0x40 planes=1 rows=1 run=8 signal=matrix
     loop count=10 r1+=64
       ; head/MatMul
       matmul a=r1+0x40 a_row=64 a_type=ui8 b_row=10 b_memory=wbuf rows=1 depth=64 columns=10 node=1
     end
     halt
 
-An instruction is its mnemonic and its fields, in any order, in the notation of `notation`; what is not written has its
-default. The body of a loop ends with `end`, or is as long as its field `length` says, without an `end`. `;` starts a comment.
+An instruction is its mnemonic and its fields, `name=value` in any order (`notation.py` has how values are written); what is
+not written has its default. The body of a loop ends with `end`, or is as long as its field `length` says, without an `end`.
+`;` starts a comment.
 
 Directives stand before the first instruction. `.machine "NAME"` is one that comes with qvit; lines of `.toml`, one written
-out. `.data ADDRESS` starts bytes of DRAM, which lines of `.hex` hold; `.data ADDRESS "FILE"` takes what a program in a file
-(`container`) has at that address. Strings are those of JSON, and nodes are numbered from 1 on.
+out. `.data ADDRESS` starts bytes of DRAM, which lines of `.hex` hold; `.data ADDRESS "FILE"` takes what the binary
+(`container.py`) in a file has at that address. Strings are those of JSON, and nodes are numbered from 1 on.
 """
 
 import json

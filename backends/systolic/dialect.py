@@ -132,7 +132,7 @@ class InstructionAttr(Data[Instruction]):
 
     def print_parameter(self, printer: Printer) -> None:
         with printer.in_angle_brackets():
-            printer.print_string(f"{self.data.mnemonic} {format_fields(self.data, _LEFT_OUT)}".rstrip())
+            printer.print_string(f"{self.data.mnemonic} {format_fields(self.data, _LEFT_OUT)}".rstrip(" "))
 
 
 @irdl_attr_definition

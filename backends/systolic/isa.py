@@ -19,8 +19,6 @@ WORD_BITS = 256
 WORD_BYTES = WORD_BITS // 8
 REGISTERS = 32
 """Address registers r0 .. r31 of 32 bits; r0 is always 0."""
-DRAM_UNIT = 16
-"""Bytes: DRAM is addressed in these."""
 RECORD = 16
 """Bytes of a record of constants for `Requantize`: multiplier, shift, bias and zero point, i32 each."""
 
@@ -59,7 +57,7 @@ ROUNDINGS: tuple[Rounding, ...] = (Rounding.HALF_EVEN, Rounding.HALF_UP, Roundin
 
 @dataclass(frozen=True)
 class Address:
-    """register + offset: bytes of a memory on the chip, units of 16 bytes of DRAM."""
+    """register + offset, in bytes."""
 
     offset: int
     register: int = 0
@@ -124,7 +122,7 @@ def _local(doc: str) -> Any:
 
 
 def _dram(doc: str) -> Any:
-    return _bits(5 + 27, doc, "address", Address(0))
+    return _bits(5 + 32, doc, "address", Address(0))
 
 
 def _increment() -> Any:
@@ -190,7 +188,7 @@ def _instruction(opcode: int, mnemonic: str, queue: Queue | None) -> Callable[[I
 @_instruction(0x01, "halt", None)
 @dataclass(frozen=True, kw_only=True)
 class Halt(Instruction):
-    """Ends the program; the machine stops once all queues are empty. The last word of every program."""
+    """Ends the program; the machine stops once all queues are empty. The last word of every program, and no other."""
 
 
 @_instruction(0x02, "set", None)
@@ -198,7 +196,7 @@ class Halt(Instruction):
 class Set(Instruction):
     """register = value."""
 
-    register: int = _register("r1 .. r31")
+    register: int = _register("r1..r31")
     value: int = _bits(32, "of the register", "word")
 
 
@@ -250,7 +248,7 @@ class Load(Instruction):
     target + i * target_plane + j * target_row."""
 
     memory: int = _enum(2, "of the target: spm, wbuf or cbuf", Memory)
-    source: Address = _dram("of DRAM, in units of 16 bytes")
+    source: Address = _dram("of DRAM")
     target: Address = _local("of `memory`")
     planes: int = _bits(14, "1 at least")
     rows: int = _bits(14, "of a plane, 1 at least")
@@ -267,7 +265,7 @@ class Store(Instruction):
     """As `load`, from SPM to DRAM."""
 
     source: Address = _local("of SPM")
-    target: Address = _dram("of DRAM, in units of 16 bytes")
+    target: Address = _dram("of DRAM")
     planes: int = _bits(14, "1 at least")
     rows: int = _bits(14, "of a plane, 1 at least")
     run: int = _bits(20, "bytes of a row, next to each other, 1 at least")

@@ -71,6 +71,11 @@ def format_fields(instruction: Instruction, leave_out: Collection[str] = ()) -> 
     return " ".join(words)
 
 
+def instruction_text(instruction: Instruction) -> str:
+    """The mnemonic and the fields, on one line."""
+    return f"{instruction.mnemonic} {format_fields(instruction)}".rstrip(" ")
+
+
 def _format(bits: Bits, value: Any) -> str:
     match bits.kind:
         case "address":

@@ -25,7 +25,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Program:
-    """instructions: the words in their order, the last one `halt`; data: bytes of DRAM (uint8 vectors) by address, ascending,
+    """instructions: the words in their order, the last one, and no other, `halt`; data: bytes of DRAM (uint8 vectors) by address, ascending,
     without overlap: weights and constants; dram: bytes that it needs there; nodes: the names of source nodes, by the number
     less one that `node` has."""
 
@@ -65,8 +65,12 @@ def require_whole(program: Program) -> None:
             if port.address < 0 or min(port.shape, default=0) < 0:
                 raise IsaError(f"{what} {port.name}: expected an address and dimensions that are not negative")
             _require_inside(program, f"{what} {port.name}", port.address + port.bytes)
-    if not program.instructions or not isinstance(program.instructions[-1], Halt):
-        raise IsaError("expected a program that ends with halt")
+    halts = [number for number, instruction in enumerate(program.instructions) if isinstance(instruction, Halt)]
+    if halts != [len(program.instructions) - 1]:
+        found = ", ".join(map(str, halts[:3])) or "none"
+        raise IsaError(
+            f"expected halt as instruction {len(program.instructions) - 1}, the last, and no other; found {found}"
+        )
     for number, instruction in enumerate(program.instructions):
         if instruction.node > len(program.nodes):
             raise IsaError(
