@@ -25,9 +25,9 @@ class Port:
 
 @dataclass(frozen=True)
 class Program:
-    """instructions: the words in their order, the last one, and no other, `halt`; data: bytes of DRAM (uint8 vectors) by address, ascending,
-    without overlap: weights and constants; dram: bytes that it needs there; nodes: the names of source nodes, by the number
-    less one that `node` has."""
+    """instructions: the words in their order, the last one, and no other, `halt`; data: bytes of DRAM (uint8 vectors) by
+    address, ascending, without overlap: weights and constants; dram: bytes that it needs there; nodes: the names of source
+    nodes, by the number less one that `node` has."""
 
     machine: Machine
     instructions: Sequence[Instruction]

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from xdsl.ir import Operation, SSAValue
-from xdsl.utils.exceptions import DiagnosticException
 
 from qvit.backends.systolic.constants import Block, Records
 from qvit.backends.systolic.cycles import cycles
@@ -22,6 +21,7 @@ from qvit.dialects.provenance import describe, sources
 from qvit.dialects.semantics.integers import Array, IntType
 from qvit.dialects.types import integer_of, shape_of
 from qvit.dialects.weights import Weights
+from xdsl.utils.exceptions import DiagnosticException
 
 ALIGNMENT = 64
 """Bytes: of what lies in DRAM."""
@@ -122,9 +122,7 @@ class Builder:
 
     def stored(self, content: Array) -> int:
         """The address of constant bytes; equal ones lie there once. content: uint8 [n]."""
-        digest = hashlib.blake2b(
-            content.data if content.flags.c_contiguous else content.tobytes(), digest_size=16
-        ).digest()
+        digest = hashlib.blake2b(content.data if content.flags.c_contiguous else content.tobytes(), digest_size=16).digest()
         if digest not in self._constants:
             self._constants[digest] = address = self.new_dram(len(content))
             self.data[address] = content
@@ -268,9 +266,7 @@ class Builder:
                 "target_plane": target.stride,
                 "target_row": size,
             }
-        self.copy(
-            matrix.home, matrix.offset * size, target.buffer, target.offset, (planes, rows, run), steps, (target,)
-        )
+        self.copy(matrix.home, matrix.offset * size, target.buffer, target.offset, (planes, rows, run), steps, (target,))
 
     def copy(
         self,
@@ -334,9 +330,7 @@ def element(value: SSAValue) -> IntType:
     if found is None:
         owner = value.owner
         what = f"{describe(owner)} ({owner.name})" if isinstance(owner, Operation) else "an argument"
-        raise LoweringError(
-            f"{what}: expected integers, found {value.type}; the array has no floats: --integerize first"
-        )
+        raise LoweringError(f"{what}: expected integers, found {value.type}; the array has no floats: --integerize first")
     if found.bits > 32:
         owner = value.owner
         what = f"{describe(owner)} ({owner.name})" if isinstance(owner, Operation) else "an argument"

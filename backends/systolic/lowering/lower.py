@@ -140,9 +140,7 @@ class _Lowering:
             attention(b, group, result)
         elif isinstance(group.head, LinearOp):
             linear(b, group, result)
-        elif isinstance(group.head, ROWWISE) or group.head.name.startswith(
-            ("qvit.requantize", "qvit.add_", "qvit.thr")
-        ):
+        elif isinstance(group.head, ROWWISE) or group.head.name.startswith(("qvit.requantize", "qvit.add_", "qvit.thr")):
             rowwise(b, group, result)
         else:
             matmul(b, group, result)

@@ -117,11 +117,7 @@ def _copy(
         reach = (planes - 1) * steps["source_plane"] + (rows - 1) * steps["source_row"] + run
         reads = Place(b.buffer(home), offset, 1, reach, reach)
     b.emit(
-        Store,
-        {"planes": planes, "rows": rows, "run": run, **steps},
-        {"source": reads, "target": place},
-        (reads,),
-        (place,),
+        Store, {"planes": planes, "rows": rows, "run": run, **steps}, {"source": reads, "target": place}, (reads,), (place,)
     )
 
 
@@ -136,3 +132,5 @@ def _merged(source: View, target: View) -> list[tuple[int, int, int]]:
         else:
             dims.append((size, a, b))
     return dims
+
+

@@ -352,17 +352,7 @@ def conv2d(b: Builder, chain: Chain) -> View:
     b.at(op)
     for n in range(batch):
         for y in range(high):
-            _patches(
-                b,
-                image,
-                patches,
-                (n, y * strides[0]),
-                (n * high + y) * wide,
-                wide,
-                weight.shape[1:],
-                strides[1],
-                dilations,
-            )
+            _patches(b, image, patches, (n, y * strides[0]), (n * high + y) * wide, wide, weight.shape[1:], strides[1], dilations)
     layer = Layer(
         op,
         [Matrix(patches, 0, batch * places, k, k, 1)],

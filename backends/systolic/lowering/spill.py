@@ -16,7 +16,9 @@ AGAIN = 3
 """How often the weights of a layer come in again whose operand lives in DRAM, roughly."""
 
 
-def spilled(ops: Iterable[Operation], found: Mapping[Operation, Group], end: Operation, budget: int) -> list[SSAValue]:
+def spilled(
+    ops: Iterable[Operation], found: Mapping[Operation, Group], end: Operation, budget: int
+) -> list[SSAValue]:
     """Where most is in use at once, the tensor goes whose way to DRAM and back costs least, until `budget` bytes suffice."""
     ordered = [*ops, end]
     when = {op: at for at, op in enumerate(ordered)}

@@ -1,6 +1,6 @@
 """Elementwise and rowwise operations on tiles: some rows and columns of a tensor."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -19,7 +19,7 @@ from qvit.backends.systolic.isa import (
     Requantize,
     Threshold,
 )
-from qvit.backends.systolic.lowering.build import Builder, element, refuse
+from qvit.backends.systolic.lowering.build import Builder, LoweringError, element, refuse
 from qvit.backends.systolic.lowering.tasks import Place
 from qvit.backends.systolic.lowering.tensors import Matrix, View
 from qvit.dialects.attributes import DyadicAttr, Form, PotAttr
@@ -169,14 +169,7 @@ def _source(tile: Tile) -> dict[str, Any]:
 
 
 def requantized(
-    b: Builder,
-    tile: Tile,
-    target: Place,
-    result: IntType,
-    records: Records,
-    rounding: int,
-    zero: int,
-    divisors: Place | None,
+    b: Builder, tile: Tile, target: Place, result: IntType, records: Records, rounding: int, zero: int, divisors: Place | None
 ) -> None:
     at = b.records(records)
     values = {
@@ -264,9 +257,7 @@ def _add_requantize(b: Builder, op: AddRequantOp, tile: Tile, target: Place) -> 
         "round_each": int(op.round_each is not None),
         "rounding": ROUNDINGS.index(op.rounding.data),
     }
-    b.emit(
-        AddRequantize, values, {"a": left, "b": right, "target": target, "records": at}, (left, right, at), (target,)
-    )
+    b.emit(AddRequantize, values, {"a": left, "b": right, "target": target, "records": at}, (left, right, at), (target,))
     return _result(op, tile, target)
 
 
@@ -347,3 +338,5 @@ def scratch(b: Builder, tile: Tile, held: IntType) -> Place:
     """Room in SPM for a tile of that type."""
     run = tile.columns * held.dtype.itemsize
     return Place(b.temporary("tile", Memory.SPM, tile.rows * run), 0, tile.rows, run, run)
+
+
