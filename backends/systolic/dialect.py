@@ -319,7 +319,9 @@ class DataOp(IRDLOperation):
         super().__init__(operands=[content], properties={"address": IntegerAttr(address, i64)})
 
     def verify_(self) -> None:
-        tensor_type(self.content)
+        content = tensor_type(self.content)
+        if int_type(content.element_type) is None:
+            raise VerifyException(f"expected integers, found {content}")
         if not isinstance(self.content.owner, ConstantOp | WeightOp):
             raise VerifyException("expected the result of qvit.constant or qvit.weight")
         if self.address.value.data < 0:

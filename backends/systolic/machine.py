@@ -152,22 +152,22 @@ def _read(kind: type[T], name: str, table: Mapping[str, Any]) -> T:
             if not isinstance(value, dict):
                 raise MachineError(f"{name}: {key} must be a table")
             value = _read(_PARTS[key], f"{name}: {key}", cast(Mapping[str, Any], value))
-        elif isinstance(value, list):
-            value = tuple(cast("list[Any]", value))
-        if key not in _PARTS and not _is_a(value, str(f.type)):
-            raise MachineError(f"{name}: {key}: expected {f.type}, found {value!r}")
-        values[key] = value
+        elif wrong := _not_a(f.type, value):
+            raise MachineError(f"{name}: {key}: expected {wrong}, found {json.dumps(value, default=str)}")
+        values[key] = tuple(cast("list[str]", value)) if isinstance(value, list) else value
     return cast(T, kind(**values))
 
 
-def _is_a(value: Any, kind: str) -> bool:
-    if "tuple" in kind:
-        return isinstance(value, tuple) and all(isinstance(v, str) for v in cast("tuple[Any, ...]", value))
-    if "bool" in kind:
-        return isinstance(value, bool)
-    if "int" in kind:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, str)
+def _not_a(kind: Any, value: object) -> str | None:
+    """What was expected, where a value of TOML is not of the type of a field; None where it is."""
+    if kind is bool:
+        return None if isinstance(value, bool) else "true or false"
+    if kind is int:
+        return None if isinstance(value, int) and not isinstance(value, bool) else "a whole number"
+    if kind is str:
+        return None if isinstance(value, str) else "a string"
+    strings = isinstance(value, list) and all(isinstance(v, str) for v in cast("list[object]", value))
+    return None if strings else "a list of strings"
 
 
 def parse_machine(text: str, name: str) -> Machine:
