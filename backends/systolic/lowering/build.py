@@ -17,6 +17,7 @@ from qvit.backends.systolic.legality import refusal
 from qvit.backends.systolic.lowering.tasks import Buffer, Place, Task
 from qvit.backends.systolic.lowering.tensors import Home, Matrix, View
 from qvit.backends.systolic.machine import Machine
+from qvit.dialects.attributes import Value, ZeroPointAttr
 from qvit.dialects.provenance import describe, sources
 from qvit.dialects.semantics.integers import Array, IntType
 from qvit.dialects.types import integer_of, shape_of
@@ -69,6 +70,7 @@ class Builder:
     _constants: dict[bytes, int] = field(default_factory=dict[bytes, int])
     _homes: dict[Home, Buffer] = field(default_factory=dict[Home, Buffer])
     _loaded: dict[Any, Buffer] = field(default_factory=dict[Any, Buffer])
+    _numbers: dict[Any, Array] = field(default_factory=dict[Any, Array])
     _vectors: list[int] = field(default_factory=list[int])
     _later: dict[SSAValue, Array] = field(default_factory=dict[SSAValue, Array])
     _views: dict[SSAValue, View] = field(default_factory=dict[SSAValue, View])
@@ -93,6 +95,13 @@ class Builder:
         if value not in self._views:
             self._views[value] = self._constant_view(value, self._later[value])
         return self._views[value]
+
+    def numbers(self, value: Value | ZeroPointAttr | None) -> Array:
+        """The integers of an attribute, read once."""
+        if value not in self._numbers:
+            zero = value is None or isinstance(value, ZeroPointAttr)
+            self._numbers[value] = self.weights.zero_point(value) if zero else self.weights.values(value)
+        return self._numbers[value]
 
     def later(self, value: SSAValue, array: Array) -> None:
         """A constant tensor, which gets a place in DRAM only if something reads it from there."""
@@ -140,7 +149,7 @@ class Builder:
 
     def temporary(self, name: str, memory: Memory, size: int) -> Buffer:
         """A buffer for a short time."""
-        return Buffer(name, memory, max(size, 1))
+        return Buffer(name, memory, max(size, 1), group=self.group)
 
     def buffer(self, home: Home) -> Buffer:
         """The buffer of a home, on the chip or of DRAM."""

@@ -9,12 +9,12 @@ from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Operation, SSAValue
 
 from qvit.backends.interpreter import find_function, input_names, output_names
-from qvit.backends.systolic.isa import Address, Halt, Instruction
+from qvit.backends.systolic.isa import Address, Halt, Instruction, Memory
 from qvit.backends.systolic.lowering.build import Builder, LoweringError, Options, bytes_of, element, refuse
 from qvit.backends.systolic.lowering.groups import ROWWISE, Attention, Chain, Group, groups
 from qvit.backends.systolic.lowering.moves import MOVES, copy_into, move
 from qvit.backends.systolic.lowering.order import dependencies, schedule, tokens
-from qvit.backends.systolic.lowering.place import DoesNotFit, place
+from qvit.backends.systolic.lowering.place import DoesNotFit, most_at_once, place
 from qvit.backends.systolic.lowering.products import attention, conv2d, linear, matmul
 from qvit.backends.systolic.lowering.roll import rolled
 from qvit.backends.systolic.lowering.rows import rowwise
@@ -29,48 +29,61 @@ from qvit.dialects.ops.weights import ConstantOp, WeightOp
 from qvit.dialects.types import shape_of
 from qvit.dialects.weights import Weights
 
-SHARES = (0.85, 0.75, 0.6, 0.45, 0.3, 0.15, 0.0)
-"""Of the memory for activations: what tensors that stay may take, tried one after another."""
+@dataclass(frozen=True)
+class _Draft:
+    """Tasks, and what a program needs beside them."""
+
+    builder: Builder
+    inputs: Sequence[Port]
+    outputs: Sequence[Port]
 
 
 def lower(module: ModuleOp, machine: Machine, options: Options | None = None) -> Program:
     """@main of an integer-only module as a program for the machine; LoweringError says what cannot be, and why."""
-    options = options or Options()
-    function = find_function(module, MAIN)
-    problem: DoesNotFit | None = None
-    for share in SHARES:
+    lowering = _Lowering(module, find_function(module, MAIN), machine, options or Options())
+    memory = machine.memory.activations
+    budget = memory * 7 // 8
+    while True:
+        draft = lowering.draft(budget)
         try:
-            return _Lowering(module, function, machine, options, share).program()
+            return lowering.program(draft)
         except DoesNotFit as error:
-            problem = error
-    raise LoweringError(
-        f"machine {machine.name}: the program does not fit even with all tensors in DRAM: {problem};"
-        " give it more memory, or choose a larger machine"
-    )
+            if error.memory is not Memory.SPM or not budget:
+                advice = "give it more memory, or choose a larger machine"
+                raise LoweringError(f"machine {machine.name}: {error}; {advice}") from error
+            # room for all that is used for a short time twice, so that one is filled while the other is read
+            room = memory - 2 * most_at_once(draft.builder.tasks, Memory.SPM)
+            budget = max(min(room, budget * 3 // 4), 0)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Lowering:
     module: ModuleOp
     function: FuncOp
     machine: Machine
     options: Options
-    share: float
 
-    def program(self) -> Program:
+    def draft(self, budget: int) -> _Draft:
+        """Tasks where tensors that stay take at most `budget` bytes of the memory for activations."""
         b = Builder(self.machine, self.options, Weights(self.module))
         ops = [op for op in self.function.body.block.ops if not isinstance(op, ReturnOp)]
         found = groups(ops)
         inputs = [self._input(b, *pair) for pair in zip(input_names(self.function), self.function.args, strict=True)]
         (end,) = (op for op in self.function.body.block.ops if isinstance(op, ReturnOp))
         outputs = self._outputs(b, end)
-        for value in spilled(ops, found, end, int(self.machine.memory.activations * self.share)):
-            b.addresses.setdefault(value, b.new_dram(bytes_of(value)))
+        for value in spilled(ops, found, end, budget):
+            if value not in b.addresses:
+                b.addresses[value] = b.new_dram(bytes_of(value))
         for op in ops:
             self._emit(b, op, found)
         b.group += 1
         for port, value in zip(outputs, end.operands, strict=True):
             self._output(b, port, value)
+        return _Draft(b, inputs, outputs)
+
+    def program(self, draft: _Draft) -> Program:
+        """Addresses, an order and tokens; DoesNotFit where a memory is too small."""
+        b = draft.builder
         if not self.options.streaming:
             _one_group_after_another(b.tasks)
         place(self.machine, b.tasks, self.options.double_buffering)
@@ -79,8 +92,9 @@ class _Lowering:
         wait, signal = tokens(b.tasks, needs, order)
         instructions = [_instruction(b.tasks[n], wait[n], signal[n]) for n in order]
         words = [*rolled(instructions, self.machine.control.loops), Halt()]
-        data = dict(sorted(b.data.items()))
-        return Program(self.machine, words, data, b.dram, inputs, outputs, list(b.nodes))
+        return Program(
+            self.machine, words, dict(sorted(b.data.items())), b.dram, draft.inputs, draft.outputs, list(b.nodes)
+        )
 
     # --- the ends ---
 

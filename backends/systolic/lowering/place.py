@@ -60,24 +60,84 @@ def _lowest(buffers: Sequence[Buffer], size: int) -> int:
     return most
 
 
-def _around(buffers: Sequence[Buffer], start: int, end: int, double_buffering: bool) -> None:
-    """Each behind the one before, from `end` on at `start` again, where nothing lies that is still in use."""
-    live: list[Buffer] = []
-    at = start
-    for buffer in sorted(buffers, key=lambda b: b.first):
-        live = [other for other in live if other.last >= buffer.first]
+SLOTS = 2
+"""Places in turn for what one group of operations uses again and again: one is filled while the other is read."""
+
+
+class _Ring:
+    """Addresses start .. end - 1 for buffers in the order of their first use.
+
+    Buffers of one kind (group, name, size) take the same few places in turn: then a tile is as the one before, which lets
+    instructions become loops. A kind gets new places behind those of the kinds before, around the ring.
+    """
+
+    def __init__(self, start: int, end: int, slots: int) -> None:
+        self.start, self.end, self.slots = start, end, slots
+        self.at = start
+        self.live: list[Buffer] = []
+        self.kinds: dict[tuple[int, str, int], list[int]] = {}  # the places of a kind, the longest unused first
+        self.owner: dict[int, tuple[int, str, int]] = {}  # by place
+
+    def put(self, buffer: Buffer) -> None:
+        self.live = [other for other in self.live if other.last >= buffer.first]
         size = _aligned(buffer.bytes)
-        if not double_buffering:
-            at = start
-        for begin in (at, start):
-            address = begin
-            for other in sorted(live, key=lambda b: b.address):
-                if other.address < address + size and address < other.address + _aligned(other.bytes):
-                    address = other.address + _aligned(other.bytes)
-            if address + size <= end:
-                break
-        else:
+        kind = (buffer.group, buffer.name, size)
+        places = self.kinds.setdefault(kind, [])
+        usable = [place for place in places if self._free(place, size) == place]
+        if not usable or len(places) < self.slots:
+            address = self._new(buffer, size)
+            if address is not None:
+                self._take(address, size, kind)
+                usable = [address]
+        if not usable:
             assert buffer.memory is not None
-            raise DoesNotFit(buffer.memory, buffer, end - start - sum(_aligned(other.bytes) for other in live))
-        buffer.address, at = address, address + size
-        live.append(buffer)
+            held = sum(_aligned(other.bytes) for other in self.live)
+            raise DoesNotFit(buffer.memory, buffer, self.end - self.start - held)
+        buffer.address = usable[0]
+        places.remove(buffer.address)
+        places.append(buffer.address)
+        self.live.append(buffer)
+
+    def _free(self, address: int, size: int) -> int:
+        """The lowest address from this one on where nothing is in use."""
+        for other in sorted(self.live, key=lambda b: b.address):
+            if other.address < address + size and address < other.address + _aligned(other.bytes):
+                address = other.address + _aligned(other.bytes)
+        return address
+
+    def _new(self, buffer: Buffer, size: int) -> int | None:
+        for begin in (self.at, self.start) if self.slots > 1 else (self.start,):
+            address = self._free(begin, size)
+            if address + size <= self.end:
+                self.at = address + size
+                return address
+        return None
+
+    def _take(self, address: int, size: int, kind: tuple[int, str, int]) -> None:
+        """The place is of this kind from now on, those that it touches of none."""
+        for place, other in list(self.owner.items()):
+            if place < address + size and address < place + other[2]:
+                self.kinds[other].remove(place)
+                del self.owner[place]
+        self.owner[address] = kind
+        self.kinds[kind].append(address)
+
+
+def _around(buffers: Sequence[Buffer], start: int, end: int, double_buffering: bool) -> None:
+    ring = _Ring(start, end, SLOTS if double_buffering else 1)
+    for buffer in sorted(buffers, key=lambda b: b.first):
+        ring.put(buffer)
+
+
+def most_at_once(tasks: Sequence[Task], memory: Memory) -> int:
+    """Bytes of a memory that buffers for a short time take together, at most."""
+    change = [0] * (len(tasks) + 1)
+    for buffer in dict.fromkeys(p.buffer for task in tasks for p in (*task.reads, *task.writes)):
+        if buffer.memory is memory and buffer.ring:
+            change[buffer.first] += _aligned(buffer.bytes)
+            change[buffer.last + 1] -= _aligned(buffer.bytes)
+    held = most = 0
+    for delta in change:
+        held += delta
+        most = max(most, held)
+    return most

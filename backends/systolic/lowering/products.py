@@ -126,10 +126,10 @@ def linear(b: Builder, chain: Chain, result: Matrix) -> None:
         op,
         b.view(op.input).rows(),
         _operand(b, op, op.input, "its operand", 16),
-        _zero(b, op, b.weights.zero_point(op.input_zero_point), "its operand"),
+        _zero(b, op, b.numbers(op.input_zero_point), "its operand"),
         weight,
         _operand(b, op, op.weight, "its weight", 8),
-        _zero(b, op, b.weights.zero_point(op.weight_zero_point), "its weight"),
+        _zero(b, op, b.numbers(op.weight_zero_point), "its weight"),
         bias,
     )
     layer_tiles(b, layer, chain.tail, result)
@@ -218,8 +218,8 @@ class Product:
         leading = shape_of(op.result)[:-2]
         view = b.view(op.rhs)
         view = view.broadcast((*leading, *view.shape[-2:]))
-        left = b.weights.zero_point(op.lhs_zero_point) if isinstance(op, MatmulOp) else np.array(0)
-        zeros = (_zero(b, op, left, "lhs"), _zero(b, op, b.weights.zero_point(op.rhs_zero_point), "rhs"))
+        left = b.numbers(op.lhs_zero_point) if isinstance(op, MatmulOp) else np.array(0)
+        zeros = (_zero(b, op, left, "lhs"), _zero(b, op, b.numbers(op.rhs_zero_point), "rhs"))
         return cls(op, list(view.matrices()), _operand(b, op, op.rhs, "rhs", 8), zeros)
 
     @property
@@ -342,7 +342,7 @@ def conv2d(b: Builder, chain: Chain) -> View:
     outputs, _, kh, kw = weight.shape
     high, wide = shape_of(op.result)[2:]
     held = _operand(b, op, op.input, "its operand", 8)
-    zero = _zero(b, op, b.weights.zero_point(op.input_zero_point), "its operand")
+    zero = _zero(b, op, b.numbers(op.input_zero_point), "its operand")
     image = b.view(op.input)
     if any(padding):
         image = _padded(b, op, image, zero, padding)
@@ -360,7 +360,7 @@ def conv2d(b: Builder, chain: Chain) -> View:
         zero,
         weight.reshape(outputs, k),
         _operand(b, op, op.weight, "its weight", 8),
-        _zero(b, op, b.weights.zero_point(op.weight_zero_point), "its weight"),
+        _zero(b, op, b.numbers(op.weight_zero_point), "its weight"),
         bias,
         1,
     )

@@ -11,14 +11,16 @@ from qvit.backends.systolic.isa import Instruction, Memory, Queue
 class Buffer:
     """Bytes of a memory, None: of DRAM.
 
-    ring: used for a short time, and not to lie at once where the one before was, so that both can be in use. first, last:
-    the numbers of the tasks between which it is in use; address: where it lies, once that is known.
+    ring: used for a short time, and not to lie at once where the one before was, so that both can be in use; group: of the
+    operations that use it. first, last: the numbers of the tasks between which it is in use; address: where it lies, once
+    that is known.
     """
 
     name: str
     memory: Memory | None
     bytes: int
     ring: bool = True
+    group: int = -1
     first: int = -1
     last: int = -1
     address: int = -1

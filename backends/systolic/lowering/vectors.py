@@ -116,9 +116,9 @@ def _numbers(b: Builder, op: Operation, form: Form) -> tuple[Array, Array]:
     """(multiplier, shift)"""
     match form:
         case DyadicAttr():
-            return b.weights.values(form.multiplier), b.weights.values(form.shift)
+            return b.numbers(form.multiplier), b.numbers(form.shift)
         case PotAttr():
-            return np.array(1), b.weights.values(form.shift)
+            return np.array(1), b.numbers(form.shift)
         case _:
             raise refuse(op, "it multiplies by a real number", "run --lower-requant")
 
@@ -214,9 +214,9 @@ def _requantize(b: Builder, op: RequantizeOp, tile: Tile, target: Place, here: H
                 raise refuse(op, "its divisors do not lie side by side", "divide by one for each row")
     bias = np.zeros(1, np.int64) if tile.bias is None else tile.bias
     numbers = (_along(b, op, values, axis, tile) for values in (multiplier, shift))
-    before = _along(b, op, b.weights.zero_point(op.input_zero_point), axis, tile)
+    before = _along(b, op, b.numbers(op.input_zero_point), axis, tile)
     records = _records(*numbers, bias, before)
-    result, zero = element(op.result), _scalar_zero(b, op, b.weights.zero_point(op.zero_point))
+    result, zero = element(op.result), _scalar_zero(b, op, b.numbers(op.zero_point))
     requantized(b, tile, target, result, records, ROUNDINGS.index(op.rounding.data), zero, divisors)
     return _result(op, tile, target)
 
@@ -232,11 +232,11 @@ def _add_requantize(b: Builder, op: AddRequantOp, tile: Tile, target: Place) -> 
             sides.append((tile.place, tile.type))
     columns: list[Int64] = []
     forms = ((op.lhs_form, op.lhs_zero_point), (op.rhs_form, op.rhs_zero_point))
-    result_zero = np.array([_scalar_zero(b, op, b.weights.zero_point(op.zero_point))])
+    result_zero = np.array([_scalar_zero(b, op, b.numbers(op.zero_point))])
     rows: list[Records] = []
     for (form, zero), offset in zip(forms, (result_zero, np.zeros(1, np.int64)), strict=True):
         numbers = (_along(b, op, values, axis, tile) for values in _numbers(b, op, form))
-        rows.append(_records(*numbers, offset, _along(b, op, b.weights.zero_point(zero), axis, tile)))
+        rows.append(_records(*numbers, offset, _along(b, op, b.numbers(zero), axis, tile)))
     length = max(len(r.shift) for r in rows)
     columns = [
         np.stack([np.broadcast_to(getattr(r, name), length) for r in rows], 1).reshape(-1)
@@ -270,7 +270,7 @@ def _function(
     b: Builder, op: IntFunctionOp | IntLayerNormOp | IntSoftmaxOp, tile: Tile, target: Place, here: Here
 ) -> Tile:
     approximation = op.approximation.data
-    zero = b.weights.zero_point(op.input_zero_point) if isinstance(op, IntFunctionOp) else np.array(0)
+    zero = b.numbers(op.input_zero_point) if isinstance(op, IntFunctionOp) else np.array(0)
     if zero.ndim:
         raise refuse(op, "its operand has a zero point for each channel", "use one for the tensor")
     tables = [(constant(b, op, value, "a table"), element(value)) for value in op.tables]
