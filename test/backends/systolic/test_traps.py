@@ -511,7 +511,9 @@ def damaged() -> Bench:
     """A product, requantized, with its output."""
     rng = np.random.default_rng(0)
     bench = Bench(TINY)
-    bench.put(Memory.SPM, 0, rng.integers(-8, 8, (5, 9)).astype(np.int8))
+    a = rng.integers(-8, 8, (5, 9)).astype(np.int8)
+    a[0, 0] = -128  # of no narrower type
+    bench.put(Memory.SPM, 0, a)
     bench.put(Memory.WBUF, 0, rng.integers(-128, 128, (9, 7)).astype(np.int8))
     bench.put(Memory.CBUF, 0, Records(np.array([1 << 30]), np.array([33]), np.array([3]), np.array([0])).data())
     bench.add(
