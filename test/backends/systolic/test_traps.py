@@ -509,7 +509,7 @@ TINY = replace(
 
 def damaged() -> Bench:
     """A product, requantized, with its output."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(2)  # with ties of either parity, so that every rounding differs
     bench = Bench(TINY)
     a = rng.integers(-8, 8, (5, 9)).astype(np.int8)
     a[0, 0] = -128  # of no narrower type
