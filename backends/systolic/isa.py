@@ -291,10 +291,10 @@ class MatrixMultiply(Instruction):
     """ACC[m, n] = (ACC[m, n] +) sum over k < depth of (A[m, k] - a_zero) (B[k, n] - b_zero), exact, for m < rows, n < columns.
 
     A [rows, depth] is in SPM, B in `b_memory`, ACC int32. A sum beyond 32 bits is a trap. B lies as [depth, columns] with
-    rows of b_row bytes, or, `transposed`, as [columns, depth]; there elements of fewer than 8 bits, of WBUF alone, lie
-    without gaps, the first in the lowest bits, two's complement, every row from a whole byte on. With `logarithmic`, A's
-    element q counts as 2^15 >> q. Elements of 16 bits are of A alone, in two passes: the low bytes as unsigned numbers,
-    then the high ones as signed, whose products are shifted by 8. Products: `qvit.dialects.semantics.products`.
+    rows of b_row bytes, or, `transposed`, as [columns, depth]. In WBUF elements of fewer than 8 bits lie without gaps, the
+    first in the lowest bits, two's complement, every row from a whole byte on; in SPM each has a byte. With `logarithmic`,
+    A's element q counts as 2^15 >> q. Elements of 9 to 16 bits are of A alone, in two passes: the low bytes as unsigned
+    numbers, then the high ones as signed, whose products are shifted by 8. Products: `qvit.dialects.semantics.products`.
     """
 
     a: Address = _local("of SPM")
@@ -454,7 +454,7 @@ class Arith(Instruction):
     target_type: IntType = _type("of the result")
     rows: int = _bits(14, "1 at least")
     columns: int = _bits(13, "1 at least")
-    mask: Address = _local("of SPM, ui8, rows as a's (SELECT)")
+    mask: Address = _local("of SPM, ui8 (SELECT); its rows are as many elements apart as a's")
 
 
 class Reduction(IntEnum):

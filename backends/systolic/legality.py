@@ -31,6 +31,10 @@ PACKED = (2, 3, 4, 8)
 """Bits of an element in WBUF."""
 
 
+LARGEST = 1 << 22
+"""Bytes of a memory on the chip, at most."""
+
+
 def operand_pair(machine: Machine, a_bits: int, b_bits: int) -> str | None:
     """The narrowest pair of operand widths of the array that holds both, such as `a8w4`; None without one."""
     fitting: list[tuple[int, int, str]] = []
@@ -64,14 +68,20 @@ def _from_memory(instruction: Requantize | Threshold) -> str | None:
     return None
 
 
+def _runs(i: Load | Store | Copy) -> str | None:
+    if i.planes * i.rows > LARGEST:
+        return f"{i.planes * i.rows} runs are more than the bytes of the largest memory on a chip, {LARGEST}"
+    return _counts(i, "planes", "rows", "run")
+
+
 def _load(_: Machine, i: Load) -> str | None:
     if i.memory not in (Memory.SPM, Memory.WBUF, Memory.CBUF):
         return f"load fills SPM, WBUF or CBUF, found {Memory(i.memory).name}"
-    return _counts(i, "planes", "rows", "run")
+    return _runs(i)
 
 
 def _moved(_: Machine, i: Store | Copy) -> str | None:
-    return _counts(i, "planes", "rows", "run")
+    return _runs(i)
 
 
 def _matmul(machine: Machine, i: MatrixMultiply) -> str | None:

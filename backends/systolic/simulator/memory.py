@@ -119,7 +119,7 @@ class Accesses:
                 self._race(last, region, clock[other], other, "wrote", "writes")
         for other, last in self._reads.items():
             if other != queue:
-                self._race(last, region, clock[other], other, "reads", "writes")
+                self._race(last, region, clock[other], other, "read", "writes")
         view(self.written, region)[...] = True
         if queue in self._writes:
             view(self._writes[queue], region)[...] = clock[queue] + 1
