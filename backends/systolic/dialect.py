@@ -46,6 +46,7 @@ from xdsl.utils.exceptions import VerifyException
 from qvit.backends.systolic.isa import (
     INSTRUCTIONS,
     MNEMONICS,
+    Halt,
     Instruction,
     IsaError,
     Loop,
@@ -268,6 +269,8 @@ class LoopOp(IRDLOperation):
         _verify_body(self, (LoopOp, InstructionOp))
         if not self.body.block.ops:
             raise VerifyException("expected an instruction in the body")
+        if any(isinstance(op, OPERATIONS[Halt]) for op in self.body.block.ops):
+            raise VerifyException("a program does not end in a loop: qisa.halt cannot stand here")
 
     def print(self, printer: Printer) -> None:
         _print_fields(printer, self.instruction.data)

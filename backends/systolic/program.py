@@ -91,10 +91,10 @@ def _require_inside(program: Program, what: str, end: int) -> None:
 
 
 def loop_ends(instructions: Sequence[Instruction]) -> dict[int, int]:
-    """By the index of each loop, the index behind its body; without those that are empty or not wholly inside the loop, or
-    the program, around them."""
+    """By the index of each loop, the index behind its body; without those that are empty, not wholly inside the loop around
+    them, or have the last word, `halt`, in them."""
     ends: dict[int, int] = {}
-    around = [len(instructions)]
+    around = [len(instructions) - 1]
     for index, instruction in enumerate(instructions):
         while len(around) > 1 and around[-1] <= index:
             around.pop()
