@@ -114,6 +114,8 @@ class Machine:
                 raise MachineError(
                     f"{self.name}: memory.{name} must be a multiple of {WORD_BYTES} and at most {1 << 22}, found {size}"
                 )
+        if self.dram.bytes > 1 << 32:
+            raise MachineError(f"{self.name}: dram.bytes must be at most {1 << 32}, found {self.dram.bytes}")
         known = {
             "array.dataflows": (self.array.dataflows, ("weight_stationary", "output_stationary")),
             "array.operands": (self.array.operands, OPERANDS),

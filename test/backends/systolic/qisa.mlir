@@ -1,6 +1,7 @@
 // RUN: QVIT_ROUNDTRIP
+// RUN: qvit-opt %s --split-input-file --canonicalize --cse --dce | filecheck %s
 
-// Programs of the systolic machine, in both of xDSL's forms.
+// Programs of the systolic machine, in both of xDSL's forms. Passes leave them as they are: equal instructions are two.
 
 // CHECK:      qisa.program @main machine "small" dram 4096 inputs [#qisa.port<"x" at 0 : tensor<1x64xui8>>] outputs [] nodes ["head", "tail"] {
 // CHECK-NEXT:   %0 = qvit.constant dense<[1, 2, 3]> : tensor<3xui8>
@@ -11,6 +12,8 @@
 // CHECK-NEXT:     qisa.loop count=2 node=2 attributes {mine = "kept"} {
 // CHECK-NEXT:       qisa.function function=sm8_late block=r3 {mine = "kept"}
 // CHECK-NEXT:     }
+// CHECK-NEXT:     qisa.add r3+=1
+// CHECK-NEXT:     qisa.add r3+=1
 // CHECK-NEXT:   }
 // CHECK-NEXT:   qisa.halt
 // CHECK-NEXT: }
@@ -23,6 +26,8 @@ qisa.program @main machine "small" dram 4096 inputs [#qisa.port<"x" at 0 : tenso
     qisa.loop count=2 node=2 attributes {mine = "kept"} {
       qisa.function function=sm8_late block=r3 {mine = "kept"}
     }
+    qisa.add r3+=1
+    qisa.add r3+=1
   }
   qisa.halt
 }

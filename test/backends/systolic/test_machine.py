@@ -114,6 +114,11 @@ WRONG = {
         "least: memory.weights must be a multiple of 32 and at most 4194304, found 500",
     ),
     "memory that no address reaches": ("weights = 512", "weights = 4194336", "at most 4194304, found 4194336"),
+    "DRAM that no address reaches": (
+        "[vector]",
+        "[dram]\nbytes = 4294967297\n[vector]",
+        "least: dram.bytes must be at most 4294967296, found 4294967297",
+    ),
     "dataflow": (
         "rows = 4",
         'rows = 4\ndataflows = ["input_stationary"]',
