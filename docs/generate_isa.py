@@ -83,11 +83,10 @@ KINDS = """\
 | kind | bits | what it holds |
 |---|---|---|
 | unsigned | n | a number |
-| word | 32 | a number, which texts write in hexadecimal |
 | signed | n | a number, two's complement |
-| register | 5 | the number of a register; r0 is always 0 |
-| address | 5 + n | a register, then an offset: register + offset, modulo 2^32, in bytes |
+| address | 5 + n | a register r0..r31, of which r0 is always 0, then an offset: register + offset, modulo 2^32, in bytes |
 | increment | 5 + 32 | a register, then the step that is added to it, two's complement, modulo 2^32 |
+| assignment | 5 + 32 | a register, then what it becomes |
 | type | 6 + 1 | bits - 1, then 1 where it is signed: i1..i64, ui1..ui32 |
 | queues | 4 | a mask: bit 1 << number of each queue |
 | names | n | the number of one of the names |
@@ -162,7 +161,7 @@ def _kind(bits: Bits) -> str:
             return "names: functions"
         case "enum":
             return "names: " + ", ".join(f"{number} {name}" for number, name in enumerate(bits.names))
-        case "address" | "increment":
+        case "address" | "increment" | "assignment":
             return f"{bits.kind} ({' + '.join(map(str, bits.parts))})"
         case kind:
             return kind

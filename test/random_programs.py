@@ -40,7 +40,7 @@ def values(bits: Bits) -> st.SearchStrategy[Any]:
     match bits.kind:
         case "address":
             return st.builds(Address, natural(bits.width - 5), REGISTER)
-        case "increment":
+        case "increment" | "assignment":
             return st.builds(Increment, REGISTER, signed(bits.width - 5))
         case "type":
             return st.sampled_from(TYPES)

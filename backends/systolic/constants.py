@@ -28,6 +28,11 @@ class Records:
         columns = (self.multiplier, self.shift, self.bias, self.zero)
         return np.stack([fit(column, WORD) for column in columns], 1).astype("<i4").tobytes()
 
+    def part(self, first: int, last: int) -> "Records":
+        """Records first .. last - 1."""
+        columns = (self.multiplier, self.shift, self.bias, self.zero)
+        return Records(*(column[first:last] for column in columns))
+
     @classmethod
     def read(cls, data: Array) -> "Records":
         """From uint8 [n * RECORD]."""

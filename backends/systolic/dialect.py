@@ -119,7 +119,7 @@ class InstructionAttr(Data[Instruction]):
     that of its body, and 0 here.
 
     ```mlir
-    #qisa.instruction<set register=r3 value=0x40>
+    #qisa.instruction<set r3=0x40>
     ```
     """
 

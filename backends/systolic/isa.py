@@ -75,10 +75,9 @@ class Increment:
 class Bits:
     """How a field lies in the word.
 
-    kind: `unsigned` and `signed` (two's complement) numbers; `word`, unsigned, which texts write in hexadecimal; `register`,
-    a register's number; `enum`, the number of a name in `names`; `queues`, a mask with bit 1 << number of each name in
-    `names`; `address`, register and offset; `increment`, register and step (two's complement); `type`, bits - 1 in six
-    bits, then 1 where it is signed.
+    kind: `unsigned` and `signed` (two's complement) numbers; `enum`, the number of a name in `names`; `queues`, a mask with
+    bit 1 << number of each name in `names`; `address`, register and offset; `increment` and `assignment`, register and step
+    (two's complement); `type`, bits - 1 in six bits, then 1 where it is signed.
     """
 
     width: int
@@ -90,7 +89,7 @@ class Bits:
     def parts(self) -> tuple[int, ...]:
         """The widths of what it is made of, the lowest bits first."""
         match self.kind:
-            case "address" | "increment":
+            case "address" | "increment" | "assignment":
                 return (5, self.width - 5)
             case "type":
                 return (6, 1)
@@ -113,10 +112,6 @@ def _queues(doc: str) -> Any:
     return _bits(len(Queue), doc, "queues", 0, [queue.name.lower() for queue in Queue])
 
 
-def _register(doc: str) -> Any:
-    return _bits(5, doc, "register")
-
-
 def _local(doc: str) -> Any:
     return _bits(5 + 22, doc, "address", Address(0))
 
@@ -125,8 +120,8 @@ def _dram(doc: str) -> Any:
     return _bits(5 + 32, doc, "address", Address(0))
 
 
-def _increment() -> Any:
-    return _bits(5 + 32, "register += step; r0: none", "increment", Increment())
+def _increment(doc: str = "register += step; r0: none", kind: str = "increment") -> Any:
+    return _bits(5 + 32, doc, kind, Increment())
 
 
 def _stride(doc: str) -> Any:
@@ -194,10 +189,17 @@ class Halt(Instruction):
 @_instruction(0x02, "set", None)
 @dataclass(frozen=True, kw_only=True)
 class Set(Instruction):
-    """register = value."""
+    """Gives registers values, modulo 2^32."""
 
-    register: int = _register("r1..r31")
-    value: int = _bits(32, "of the register", "word")
+    first: Increment = _increment("register = step; r0: none", "assignment")
+    second: Increment = _increment("register = step; r0: none", "assignment")
+    third: Increment = _increment("register = step; r0: none", "assignment")
+    fourth: Increment = _increment("register = step; r0: none", "assignment")
+
+    @property
+    def increments(self) -> tuple[Increment, ...]:
+        """Those that change something."""
+        return tuple(i for i in (self.first, self.second, self.third, self.fourth) if i.register)
 
 
 @_instruction(0x03, "loop", None)
@@ -534,7 +536,7 @@ def _range(bits: Bits) -> str:
             return f"{-(last // 2) - 1}..{last // 2}"
         case "address":
             return f"a register 0..{REGISTERS - 1} and an offset 0..{last}"
-        case "increment":
+        case "increment" | "assignment":
             return f"a register 0..{REGISTERS - 1} and a step {-(last // 2) - 1}..{last // 2}"
         case "type":
             return "i1..i64 or ui1..ui32"
@@ -607,7 +609,7 @@ def _value(bits: Bits, parts: list[int]) -> Any:
     match bits.kind:
         case "address":
             return Address(parts[1], parts[0])
-        case "increment":
+        case "increment" | "assignment":
             return Increment(parts[0], parts[1] - (parts[1] >> 31 << 32))
         case "type":
             return IntType(parts[0] + 1, bool(parts[1]))

@@ -1,7 +1,8 @@
 """How the fields of an instruction are written: the notation that the assembler's text and the dialect share.
 
 `name=value` for each field that is not as `Instruction` has it by default: `a=r1+0x40 a_row=192 b_memory=wbuf wait=load`.
-Addresses are `0x40`, `r3` or `r3+0x40`, increments `r3+=64` or `r3-=64`, queues names with commas, types `i8` or `ui8`.
+Addresses are `0x40`, `r3` or `r3+0x40`, increments `r3+=64` or `r3-=64`, what `set` gives `r3=0x40`, queues names with commas,
+types `i8` or `ui8`.
 """
 
 from collections.abc import Collection, Mapping
@@ -62,7 +63,7 @@ def format_fields(instruction: Instruction, leave_out: Collection[str] = ()) -> 
     for name, default in defaults_of(kind).items():
         value = getattr(instruction, name)
         if isinstance(value, Increment):
-            pending.append(f"r{value.register}{'-' if value.step < 0 else '+'}={abs(value.step)}")
+            pending.append(_format_step(fields_of(kind)[name].kind, value))
             if value != default:
                 words += pending
                 pending.clear()
@@ -76,6 +77,12 @@ def instruction_text(instruction: Instruction) -> str:
     return f"{instruction.mnemonic} {format_fields(instruction)}".rstrip(" ")
 
 
+def _format_step(kind: str, value: Increment) -> str:
+    if kind == "assignment":
+        return f"r{value.register}=0x{value.step & 0xFFFFFFFF:x}"
+    return f"r{value.register}{'-' if value.step < 0 else '+'}={abs(value.step)}"
+
+
 def _format(bits: Bits, value: Any) -> str:
     match bits.kind:
         case "address":
@@ -86,10 +93,6 @@ def _format(bits: Bits, value: Any) -> str:
             return bits.names[int(value)]
         case "queues":
             return ",".join(name for number, name in enumerate(bits.names) if value >> number & 1)
-        case "register":
-            return f"r{value}"
-        case "word":
-            return f"0x{value:x}"
         case _:
             return str(value)
 
@@ -97,10 +100,10 @@ def _format(bits: Bits, value: Any) -> str:
 def parse_fields(cursor: Cursor, kind: type[Instruction], leave_out: Collection[str] = ()) -> dict[str, Any]:
     """The fields that follow, up to what is none; each at most once, its value in its range."""
     bits_of = fields_of(kind)
-    increments = [name for name, bits in bits_of.items() if bits.kind == "increment"]
-    known = {name for name, bits in bits_of.items() if bits.kind != "increment" and name not in leave_out}
-    free = iter(increments)
-    words = known | REGISTER_NAMES.keys() if increments else known
+    steps = [name for name, bits in bits_of.items() if bits.kind in ("increment", "assignment")]
+    known = bits_of.keys() - {*steps, *leave_out}
+    free = iter(steps)
+    words = known | REGISTER_NAMES.keys() if steps else known
     found: dict[str, Any] = {}
     while (word := cursor.word(words)) is not None:
         place = cursor.place
@@ -113,8 +116,8 @@ def parse_fields(cursor: Cursor, kind: type[Instruction], leave_out: Collection[
         else:
             name = next(free, "")
             if not name:
-                cursor.fail(f"expected at most {len(increments)} increments")
-            value = _increment(cursor, REGISTER_NAMES[word])
+                cursor.fail(f"expected at most {len(steps)} registers")
+            value = _step(cursor, bits_of[name].kind, REGISTER_NAMES[word])
         try:
             parts_of(kind, name, value)
         except IsaError as error:
@@ -123,7 +126,12 @@ def parse_fields(cursor: Cursor, kind: type[Instruction], leave_out: Collection[
     return found
 
 
-def _increment(cursor: Cursor, register: int) -> Increment:
+def _step(cursor: Cursor, kind: str, register: int) -> Increment:
+    if kind == "assignment":
+        if not cursor.sign("="):
+            cursor.fail(f"expected = behind r{register}")
+        step = _number(cursor)
+        return Increment(register, step - (1 << 32) if 1 << 31 <= step < 1 << 32 else step)
     factor = 1 if cursor.sign("+") else -1 if cursor.sign("-") else 0
     if not factor or not cursor.sign("="):
         cursor.fail(f"expected += or -= behind r{register}")
@@ -155,10 +163,6 @@ def _parse(cursor: Cursor, bits: Bits) -> Any:
             while cursor.sign(","):
                 mask |= 1 << bits.names.index(_one_of(cursor, bits.names))
             return mask
-        case "register":
-            if (name := cursor.word(REGISTER_NAMES)) is None:
-                cursor.fail(f"expected a register r0..r{REGISTERS - 1}")
-            return REGISTER_NAMES[name]
         case "type":
             if (name := cursor.word(TYPES)) is None:
                 cursor.fail("expected a type, i1..i64 or ui1..ui32")

@@ -71,6 +71,7 @@ class Builder:
     _homes: dict[Home, Buffer] = field(default_factory=dict[Home, Buffer])
     _loaded: dict[Any, Buffer] = field(default_factory=dict[Any, Buffer])
     _numbers: dict[Any, Array] = field(default_factory=dict[Any, Array])
+    _cached: dict[int, Buffer] = field(default_factory=dict[int, Buffer])
     _vectors: list[int] = field(default_factory=list[int])
     _later: dict[SSAValue, Array] = field(default_factory=dict[SSAValue, Array])
     _views: dict[SSAValue, View] = field(default_factory=dict[SSAValue, View])
@@ -229,11 +230,15 @@ class Builder:
         return self._constants_at(content, name)
 
     def _constants_at(self, content: bytes, name: str) -> Place:
+        """Where constants are in CBUF: what was used last stays there, in half of it."""
         address = self.stored(np.frombuffer(content, np.uint8))
-        key = (Memory.CBUF, address)
-        if key not in self._loaded:
-            self._loaded[key] = self.load(Memory.CBUF, address, len(content), name).buffer
-        return Place(self._loaded[key], 0, 1, len(content), len(content))
+        if address in self._cached:
+            self._cached[address] = self._cached.pop(address)
+        else:
+            self._cached[address] = self.load(Memory.CBUF, address, len(content), name).buffer
+            while len(self._cached) > 1 and sum(b.bytes for b in self._cached.values()) > self.machine.memory.constants // 2:
+                del self._cached[next(iter(self._cached))]
+        return Place(self._cached[address], 0, 1, len(content), len(content))
 
     def weight_tile(self, content: Array, run: int) -> Place:
         """Rows of `run` bytes into WBUF; content: uint8 [rows, run]."""

@@ -60,7 +60,7 @@ def _lowest(buffers: Sequence[Buffer], size: int) -> int:
     return most
 
 
-SLOTS = 2
+SLOTS = 4
 """Places in turn for what one group of operations uses again and again: one is filled while the other is read."""
 
 

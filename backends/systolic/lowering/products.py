@@ -157,20 +157,35 @@ def layer_tiles(b: Builder, layer: Layer, tail: Sequence[Operation], result: Mat
         max(c, memory.accumulators // 2 // (4 * tallest) // c * c),
         max(c, memory.constants // 4 // RECORD // c * c),
     )
-    across = blocks(n, columns, c)
+    across = _with_spans(blocks(n, columns, c), memory.constants // 4 // RECORD)
     if away:
         for row in rows:
             with b.scope():
                 b.at(layer.op)
                 b.read(row[0])  # once for all columns
-                for left, right in across:
+                for part in across:
                     with b.scope():
-                        _layer_tile(b, layer, tail, result, row, (left, right), depths, bits)
+                        _layer_tile(b, layer, tail, result, row, part, depths, bits)
     else:
-        for left, right in across:
+        for part in across:
             with b.scope():
                 for row in rows:
-                    _layer_tile(b, layer, tail, result, row, (left, right), depths, bits)
+                    _layer_tile(b, layer, tail, result, row, part, depths, bits)
+
+
+_Columns = tuple[int, int, tuple[int, int]]
+"""The first column, the one behind the last, and the same of those whose constants are loaded together."""
+
+
+def _with_spans(parts: Sequence[tuple[int, int]], most: int) -> list[_Columns]:
+    """As many parts together as have at most `most` columns."""
+    together = max(most // max(right - left for left, right in parts), 1)
+    found: list[_Columns] = []
+    for at, (left, right) in enumerate(parts):
+        first = at // together * together
+        span = (parts[first][0], parts[min(first + together, len(parts)) - 1][1])
+        found.append((left, right, span))
+    return found
 
 
 def _layer_tile(
@@ -179,12 +194,12 @@ def _layer_tile(
     tail: Sequence[Operation],
     result: Matrix,
     row: tuple[Matrix, int],
-    across: tuple[int, int],
+    across: _Columns,
     depths: Sequence[tuple[int, int]],
     bits: int,
 ) -> None:
     """Rows, with the number of the first, times columns `across`, in parts of the contracted axis."""
-    (matrix, first), (left, right) = row, across
+    (matrix, first), (left, right, span) = row, across
     b.at(layer.op)
     whole = b.read(matrix)
     acc = accumulators(b, matrix.rows, right - left)
@@ -196,8 +211,7 @@ def _layer_tile(
         a = Place(whole.buffer, whole.offset + start * size, whole.rows, (end - start) * size, whole.stride)
         shape = (matrix.rows, end - start, right - left)
         multiply(b, (a, layer.type, layer.zero), weights, acc, shape, start > 0)
-    bias = None if layer.bias is None else layer.bias[left:right]
-    tile = Tile(acc, Memory.ACC, I32, first, matrix.rows, left, right - left, bias, layer.axis)
+    tile = Tile(acc, Memory.ACC, I32, first, matrix.rows, left, right - left, layer.bias, layer.axis, span)
     run_tail(b, tail, tile, result, {})
 
 

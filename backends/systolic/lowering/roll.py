@@ -189,7 +189,8 @@ def _registers(item: _Item) -> dict[tuple[Path, Steps], int]:
 def _written(item: _Item) -> list[Instruction]:
     """The words of an item, with what sets the registers of a loop in front."""
     registers = _registers(item)
-    sets: list[Instruction] = [Set(register=register, value=0) for register in registers.values()]
+    zeros = [Increment(register, 0) for register in registers.values()]
+    sets = [Set(**_named(zeros[i : i + 4])) for i in range(0, len(zeros), 4)]
     return [*sets, *_words(item, (), [()] * len(item.addresses), registers, iter(range(1 << 30)))]
 
 

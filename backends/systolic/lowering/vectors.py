@@ -11,6 +11,7 @@ from xdsl.ir import Operation, SSAValue
 from qvit.backends.systolic.constants import Block, Records
 from qvit.backends.systolic.isa import (
     FUNCTIONS,
+    RECORD,
     ROUNDINGS,
     AddRequantize,
     Copy,
@@ -36,7 +37,8 @@ I32 = IntType(32)
 class Tile:
     """Elements [rows, columns] of a tensor: rows first .. of all its rows, columns left .. of its last dimension.
 
-    place: where they lie in `memory`; axis: the dimension of the columns, -1 for the last; bias: int64 [columns], to be added to them, which the next requantize does.
+    place: where they lie in `memory`; axis: the dimension of the columns, -1 for the last; bias: int64, one for each column of
+    the tensor, to be added, which the next requantize does; span: the columns whose constants are loaded together.
     """
 
     place: Place
@@ -48,6 +50,7 @@ class Tile:
     columns: int
     bias: Array | None = None
     axis: int = -1
+    span: tuple[int, int] | None = None
 
 
 Here = dict[SSAValue, Place]
@@ -96,12 +99,12 @@ def rows_of(b: Builder, view: View, tile: Tile) -> Place:
 
 
 def _along(b: Builder, op: Operation, values: Array, axis: int | None, tile: Tile) -> Int64:
-    """A scalar or vector of constants for the tile's columns: [1] or [columns]."""
+    """Constants: [1], or one for each column of the tensor."""
     if values.ndim == 0:
         return values.astype(np.int64).reshape(1)
     shape = shape_of(op.results[0])
     if axis is None or axis == tile.axis % len(shape):
-        return values.astype(np.int64)[tile.left : tile.left + tile.columns]
+        return values.astype(np.int64)
     if len(np.unique(values)) == 1:
         return values.astype(np.int64)[:1]
     # one number for all rows of the tile, if they share the index along the axis
@@ -127,6 +130,16 @@ def _records(*columns: Int64) -> Records:
     length = max(len(column) for column in columns)
     multiplier, shift, bias, zero = (np.broadcast_to(column, length) for column in columns)
     return Records(multiplier, shift, bias, zero)
+
+
+def _placed(b: Builder, records: Records, tile: Tile, each: int = 1) -> Place:
+    """The tile's records in CBUF: the one for all, or `each` for each of its columns, loaded with those of the span."""
+    if len(records.shift) == each:
+        return b.records(records)
+    left, right = tile.span or (tile.left, tile.left + tile.columns)
+    part = b.records(records.part(left * each, right * each))
+    size = tile.columns * each * RECORD
+    return Place(part.buffer, (tile.left - left) * each * RECORD, 1, size, size)
 
 
 def _scalar_zero(b: Builder, op: Operation, zero: Array) -> int:
@@ -171,7 +184,7 @@ def _source(tile: Tile) -> dict[str, Any]:
 def requantized(
     b: Builder, tile: Tile, target: Place, result: IntType, records: Records, rounding: int, zero: int, divisors: Place | None
 ) -> None:
-    at = b.records(records)
+    at = _placed(b, records, tile)
     values = {
         **_source(tile),
         "target_row": target.stride,
@@ -242,7 +255,7 @@ def _add_requantize(b: Builder, op: AddRequantOp, tile: Tile, target: Place) -> 
         np.stack([np.broadcast_to(getattr(r, name), length) for r in rows], 1).reshape(-1)
         for name in ("multiplier", "shift", "bias", "zero")
     ]
-    at = b.records(Records(*columns))
+    at = _placed(b, Records(*columns), tile, 2)
     (left, left_type), (right, right_type) = sides
     values = {
         "a_row": left.stride,
@@ -302,7 +315,7 @@ def _threshold(b: Builder, op: ThresholdOp, tile: Tile, target: Place) -> Tile:
     elif levels.ndim > 1:
         raise refuse(op, "its thresholds lie along an axis that is not the last", "use one set for the tensor")
     if tile.bias is not None:  # x + b >= t where x >= t - b
-        levels = np.broadcast_to(levels, (tile.columns, levels.shape[-1])) - tile.bias[:, None]
+        levels = np.broadcast_to(levels, (tile.columns, levels.shape[-1])) - tile.bias[tile.left : tile.left + tile.columns, None]
     # no x of 32 bits reaches what is beyond, and every one what is below
     levels = levels.clip(I32.lo, I32.hi)
     at = b.constants(levels.astype("<i4").tobytes(), "thresholds")

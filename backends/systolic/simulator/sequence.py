@@ -95,9 +95,8 @@ def unroll(machine: Machine, listing: Listing) -> tuple[list[Step], int]:
         elif isinstance(instruction, Loop):
             running.append(_enter(machine, listing, at, instruction, running))
         elif isinstance(instruction, Set):
-            if not instruction.register:
-                raise listing.trap(at, "r0 is always 0")
-            registers[instruction.register] = instruction.value
+            for increment in instruction.increments:
+                registers[increment.register] = increment.step & 0xFFFFFFFF
         elif isinstance(instruction, Add):
             _advance(registers, instruction.increments)
         at += 1

@@ -34,5 +34,5 @@ qisa.program @main machine "small" dram 4096 inputs [#qisa.port<"x" at 0 : tenso
 
 // -----
 
-// CHECK: #qisa.instruction<set register=r3 value=0x40>
-func.func private @attributes() attributes {word = #qisa.instruction<set register=r3 value=64>}
+// CHECK: #qisa.instruction<set r3=0x40>
+func.func private @attributes() attributes {word = #qisa.instruction<set r3=64>}

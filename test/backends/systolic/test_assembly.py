@@ -73,7 +73,10 @@ WRITTEN: dict[str, tuple[Instruction, str]] = {
     "increments": (Add(first=Increment(1, 64), second=Increment(2, -4)), "add r1+=64 r2-=4"),
     "an increment left out": (Add(third=Increment(1, 1)), "add r0+=0 r0+=0 r1+=1"),
     "no step": (Add(first=Increment(1)), "add r1+=0"),
-    "a register": (Set(register=3, value=0x1F0), "set register=r3 value=0x1f0"),
+    "registers": (
+        Set(first=Increment(3, 0x1F0), third=Increment(4, -1), fourth=Increment(5)),
+        "set r3=0x1f0 r0=0x0 r4=0xffffffff r5=0x0",
+    ),
 }
 
 
@@ -207,13 +210,15 @@ WRONG = {
     "address": (START + "load source=wbuf", "t:3:13: expected an address, such as 0x40 or r3+0x40, found wbuf"),
     "offset": (START + "load source=r1+", "expected a number, found the end of the line"),
     "no register": (START + "load source=r32", "expected an address, such as 0x40 or r3+0x40, found r32"),
-    "register": (START + "set register=3", "t:3:14: expected a register r0..r31, found 3"),
+    "register": (START + "set r32=3", "t:3:5: expected a field of set, found r32"),
+    "what is set": (START + "set r1+=3", "t:3:7: expected = behind r1, found +"),
+    "set too large": (START + "set r1=0x100000000", "t:3:7: set: first is a register 0..31 and a step -2147483648"),
     "name": (START + "load memory=dram", "t:3:13: expected one of spm, wbuf, cbuf, acc, found dram"),
     "queue": (START + "load wait=load,", "expected one of load, matrix, vector, store, found the end of the line"),
     "type": (START + "matmul a_type=i65", "t:3:15: expected a type, i1..i64 or ui1..ui32, found i65"),
     "unsigned type": (START + "matmul a_type=ui33", "expected a type, i1..i64 or ui1..ui32, found ui33"),
     "increment": (START + "add r1=4", "t:3:7: expected += or -= behind r1, found ="),
-    "increments": (START + "add r1+=1 r1+=1 r1+=1 r1+=1 r1+=1", "expected at most 4 increments, found +"),
+    "increments": (START + "add r1+=1 r1+=1 r1+=1 r1+=1 r1+=1", "expected at most 4 registers, found +"),
     "increment too large": (
         START + "add r1+=2147483648",
         "t:3:7: add: first is a register 0..31 and a step -2147483648",
@@ -287,7 +292,7 @@ def test_mistakes(name: str) -> None:
 
 
 def test_a_loop_that_is_too_long() -> None:
-    text = START + "loop count=2\n" + "set register=r1\n" * 65536 + "end\nhalt"
+    text = START + "loop count=2\n" + "set r1=0\n" * 65536 + "end\nhalt"
     with pytest.raises(AssemblyError, match="t:3:1: loop: length is 0..65535, found 65536"):
         parse_program(text, "t")
 

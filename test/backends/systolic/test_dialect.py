@@ -78,7 +78,7 @@ PROGRAM = Program(
         Loop(count=10, length=3, first=Increment(1, 64), node=1),
         Loop(count=2, length=1),
         Add(first=Increment(2, 4), node=2),
-        Set(register=3, value=0xFFFFFFFF),
+        Set(first=Increment(3, -1)),
         Halt(),
     ],
     {64: np.arange(4, dtype=np.uint8), 128: np.arange(200, dtype=np.uint8)},
@@ -98,7 +98,7 @@ CODE = """
       qisa.loop count=2 {
         qisa.add r2+=4 node=2
       }
-      qisa.set register=r3 value=0xffffffff
+      qisa.set r3=0xffffffff
     }
     qisa.halt
   }

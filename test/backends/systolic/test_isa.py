@@ -58,7 +58,7 @@ def test_every_bit_counts(instruction: Instruction, bit: int) -> None:
 WORDS: dict[str, tuple[Instruction, int]] = {
     "halt": (Halt(), 0x01),
     "tokens and node": (Halt(wait=0b0101, signal=0b1000, node=0x1234), 0x1234_85_01),
-    "set": (Set(register=31, value=0x80000001), 0x02 | 31 << 32 | 0x80000001 << 37),
+    "set": (Set(first=Increment(31, 1 - (1 << 31))), 0x02 | 31 << 32 | 0x80000001 << 37),
     "a step below zero": (Add(first=Increment(3, -2)), 0x04 | 3 << 32 | 0xFFFFFFFE << 37),
     "the last increment": (Loop(fourth=Increment(1, 1)), 0x03 | 1 << 175 | 1 << 180),
     "dram": (Load(memory=2, source=Address(0xFFFFFFFF, 1)), 0x10 | 2 << 32 | 1 << 34 | 0xFFFFFFFF << 39),
@@ -81,7 +81,7 @@ REFUSED: dict[str, tuple[Instruction, str]] = {
     "negative": (Load(run=-1), "load: run is 0..1048575, found -1"),
     "signed": (MatrixMultiply(a_zero=256), "matmul: a_zero is -256..255, found 256"),
     "signed, below": (MatrixMultiply(a_zero=-257), "matmul: a_zero is -256..255, found -257"),
-    "register": (Set(register=32), "set: register is 0..31, found 32"),
+    "register": (Set(first=Increment(32)), "set: first is a register 0..31 and a step -2147483648..2147483647"),
     "queues": (Halt(wait=16), "halt: wait is 0..15, found 16"),
     "address": (MatrixMultiply(a=Address(1 << 22)), "matmul: a is a register 0..31 and an offset 0..4194303"),
     "address's register": (MatrixMultiply(a=Address(0, 32)), "matmul: a is a register 0..31 and an offset"),
@@ -165,7 +165,7 @@ def _other(default: Any, kind: str) -> Any:
     match kind:
         case "address":
             return Address(1, 31)
-        case "increment":
+        case "increment" | "assignment":
             return Increment(31, -1)
         case "type":
             return IntType(32, False)

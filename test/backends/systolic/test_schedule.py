@@ -109,7 +109,7 @@ def test_a_full_queue_stops_the_sequencer() -> None:
 
 
 def test_every_word_takes_the_sequencer_a_cycle() -> None:
-    found = result([Set(register=1, value=0), Loop(length=2, count=3), Add(), Add(), load(0, 1)])
+    found = result([Set(first=Increment(1, 0)), Loop(length=2, count=3), Add(), Add(), load(0, 1)])
     assert found.schedule.handed == [1 + 1 + 2 * 3 + 1]
     assert found.events.words == 1 + 1 + 2 * 3 + 1 + 1
     assert result([Add()] * 7).cycles == 8
@@ -126,9 +126,9 @@ def test_the_end_of_the_program_waits_for_all_queues() -> None:
 def test_loops() -> None:
     """Two deep, with registers that both loops change, against the same transfers written out."""
     looped = [
-        Set(register=1, value=512),
-        Set(register=2, value=2048),
-        Set(register=4, value=256),
+        Set(first=Increment(1, 512)),
+        Set(first=Increment(2, 2048)),
+        Set(first=Increment(4, 256)),
         Loop(length=7, count=3, first=Increment(1, 64), second=Increment(2, -128)),
         load(0, 8, Address(16, 1), signal=on(STORE)),
         store(0, 2, 3500, wait=on(LOAD)),

@@ -111,7 +111,11 @@ MEMORY = {
         "bytes 0..4097 of DRAM, which has 4096",
     ),
     "a register below 0": (
-        [Set(register=1, value=8), Add(first=Increment(1, -16)), replace(load(Memory.SPM, 0, 4), target=Address(0, 1))],
+        [
+            Set(first=Increment(1, 8)),
+            Add(first=Increment(1, -16)),
+            replace(load(Memory.SPM, 0, 4), target=Address(0, 1)),
+        ],
         "bytes 4294967288..4294967291 of SPM",
     ),
     "twice, by rows": ([replace(load(Memory.SPM, 0, 4), rows=2, target_row=3)], "it writes bytes of SPM twice"),
@@ -296,9 +300,8 @@ PROGRAMS = {
         True,
         "loops nest 5 deep, the machine has 4",
     ),
-    "register 0 set": ([Set(register=0, value=1)], True, "r0 is always 0"),
     "a token to itself": ([load(Memory.SPM, 0, 4, 0, LOAD)], True, "LOAD takes or gives a token of its own"),
-    "a token of the sequencer": ([Set(register=1, signal=1)], True, "the sequencer takes and gives no tokens"),
+    "a token of the sequencer": ([Set(first=Increment(1), signal=1)], True, "the sequencer takes and gives no tokens"),
 }
 
 
