@@ -93,7 +93,7 @@ class Block:
                 held = IntType(bits, bool(signed))
                 at += _TABLE.size
                 size = length * held.dtype.itemsize
-                if at + size > len(data):
+                if at + size + -size % 8 > len(data):
                     raise ValueError(f"a table of {kind.name} reaches beyond the memory")
                 found.append((np.frombuffer(data, held.dtype.newbyteorder("<"), length, at).astype(held.dtype), held))
                 at += size + -size % 8

@@ -24,9 +24,9 @@ WIDE_QUOTIENT = 6
 """The same below 64."""
 RECIPROCAL_ROOT = 7
 """A look-up, and two Newton steps of three products: `ln.reciprocal_sqrt`."""
-ROOT_62 = 8
+ROOT_62 = 7
 """Newton steps, a division each, for the root of a number below 2^62, the one included that finds it unchanged."""
-ROOT_32 = 7
+ROOT_32 = 6
 """The same below 2^32."""
 
 _DIVIDED = FunctionCost(3, row_divisions=1)

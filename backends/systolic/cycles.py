@@ -1,4 +1,8 @@
-"""How many cycles an instruction takes by itself: closed forms, which the simulator charges and the scheduler plans with."""
+"""How many cycles an instruction takes by itself: closed forms, which the simulator charges and the scheduler plans with.
+
+Each unit has ports of its own: two that use a bank of SPM in the same cycle do not hold each other up. Only copies pay for
+banks, and loads and stores for the one DRAM channel.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

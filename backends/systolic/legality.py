@@ -7,7 +7,6 @@ from qvit.backends.systolic.constants import Records
 from qvit.backends.systolic.isa import (
     AddRequantize,
     Arith,
-    Arithmetic,
     Copy,
     Dataflow,
     Function,
@@ -29,6 +28,10 @@ WIDEST = 32
 """Bits of an element in SPM and ACC, at most."""
 PACKED = (2, 3, 4, 8)
 """Bits of an element in WBUF."""
+
+
+LARGEST = 1 << 22
+"""Bytes of a memory on the chip, at most."""
 
 
 def operand_pair(machine: Machine, a_bits: int, b_bits: int) -> str | None:
@@ -64,14 +67,20 @@ def _from_memory(instruction: Requantize | Threshold) -> str | None:
     return None
 
 
+def _runs(i: Load | Store | Copy) -> str | None:
+    if i.planes * i.rows > LARGEST:
+        return f"{i.planes * i.rows} runs are more than the bytes of the largest memory on a chip, {LARGEST}"
+    return _counts(i, "planes", "rows", "run")
+
+
 def _load(_: Machine, i: Load) -> str | None:
     if i.memory not in (Memory.SPM, Memory.WBUF, Memory.CBUF):
         return f"load fills SPM, WBUF or CBUF, found {Memory(i.memory).name}"
-    return _counts(i, "planes", "rows", "run")
+    return _runs(i)
 
 
 def _moved(_: Machine, i: Store | Copy) -> str | None:
-    return _counts(i, "planes", "rows", "run")
+    return _runs(i)
 
 
 def _matmul(machine: Machine, i: MatrixMultiply) -> str | None:
@@ -112,8 +121,6 @@ def _add_requantize(machine: Machine, i: AddRequantize) -> str | None:
 
 
 def _function(machine: Machine, i: Function) -> str | None:
-    if i.function >= len(APPROXIMATIONS):
-        return f"there is no function {i.function}"
     kind = APPROXIMATIONS[i.function]
     if not machine.vector.has(kind.name):
         return f"it has no function {kind.name}; it has {', '.join(machine.vector.functions) or 'none'}"
@@ -133,8 +140,6 @@ def _threshold(machine: Machine, i: Threshold) -> str | None:
 
 
 def _arithmetic(_: Machine, i: Arith) -> str | None:
-    if i.operation not in list(Arithmetic):
-        return f"there is no operation {i.operation}"
     types = _types(a_type=i.a_type, b_type=i.b_type, target_type=i.target_type)
     return types or _counts(i, "rows", "columns")
 

@@ -1,5 +1,6 @@
 """Machines as data: TOML files that say what an accelerator has, how large it is, and how long it takes."""
 
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -113,6 +114,8 @@ class Machine:
                 raise MachineError(
                     f"{self.name}: memory.{name} must be a multiple of {WORD_BYTES} and at most {1 << 22}, found {size}"
                 )
+        if self.dram.bytes > 1 << 32:
+            raise MachineError(f"{self.name}: dram.bytes must be at most {1 << 32}, found {self.dram.bytes}")
         known = {
             "array.dataflows": (self.array.dataflows, ("weight_stationary", "output_stationary")),
             "array.operands": (self.array.operands, OPERANDS),
@@ -151,22 +154,22 @@ def _read(kind: type[T], name: str, table: Mapping[str, Any]) -> T:
             if not isinstance(value, dict):
                 raise MachineError(f"{name}: {key} must be a table")
             value = _read(_PARTS[key], f"{name}: {key}", cast(Mapping[str, Any], value))
-        elif isinstance(value, list):
-            value = tuple(cast("list[Any]", value))
-        if key not in _PARTS and not _is_a(value, str(f.type)):
-            raise MachineError(f"{name}: {key}: expected {f.type}, found {value!r}")
-        values[key] = value
+        elif wrong := _not_a(f.type, value):
+            raise MachineError(f"{name}: {key}: expected {wrong}, found {json.dumps(value, default=str)}")
+        values[key] = tuple(cast("list[str]", value)) if isinstance(value, list) else value
     return cast(T, kind(**values))
 
 
-def _is_a(value: Any, kind: str) -> bool:
-    if "tuple" in kind:
-        return isinstance(value, tuple) and all(isinstance(v, str) for v in cast("tuple[Any, ...]", value))
-    if "bool" in kind:
-        return isinstance(value, bool)
-    if "int" in kind:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, str)
+def _not_a(kind: Any, value: object) -> str | None:
+    """What was expected, where a value of TOML is not of the type of a field; None where it is."""
+    if kind is bool:
+        return None if isinstance(value, bool) else "true or false"
+    if kind is int:
+        return None if isinstance(value, int) and not isinstance(value, bool) else "a whole number"
+    if kind is str:
+        return None if isinstance(value, str) else "a string"
+    strings = isinstance(value, list) and all(isinstance(v, str) for v in cast("list[object]", value))
+    return None if strings else "a list of strings"
 
 
 def parse_machine(text: str, name: str) -> Machine:
@@ -178,17 +181,43 @@ def parse_machine(text: str, name: str) -> Machine:
     return _read(Machine, name, table)
 
 
+def format_machine(machine: Machine) -> str:
+    """The machine as TOML with every key, which `parse_machine` reads as the same machine."""
+    lines = [f"{f.name} = {_value(getattr(machine, f.name))}" for f in fields(machine) if f.name not in _PARTS]
+    for name, kind in _PARTS.items():
+        part = getattr(machine, name)
+        lines += ["", f"[{name}]", *(f"{f.name} = {_value(getattr(part, f.name))}" for f in fields(kind))]
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: Any) -> str:
+    """As TOML; its strings are those of JSON, but for DEL, which JSON leaves as it is."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def machine_names() -> list[str]:
+    """The machines that come with qvit."""
+    return sorted(file.name.removesuffix(".toml") for file in MACHINES.iterdir() if file.name.endswith(".toml"))
+
+
 def machine_text(name: str) -> str:
     """The TOML of a machine that comes with qvit, or of a file."""
-    known = sorted(file.name.removesuffix(".toml") for file in MACHINES.iterdir() if file.name.endswith(".toml"))
-    if name in known:
+    if name in machine_names():
         return (MACHINES / f"{name}.toml").read_text(encoding="utf-8")
     path = Path(name)
     if not path.is_file():
-        raise MachineError(f"{name}: no such machine or file; machines are {', '.join(known)}")
-    return path.read_text(encoding="utf-8")
+        raise MachineError(f"{name}: no such machine or file; machines are {', '.join(machine_names())}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise MachineError(f"{name}: no TOML: it is not UTF-8") from error
 
 
 def load_machine(name: str) -> Machine:
     """The machine of that name, or of the file at that path."""
     return parse_machine(machine_text(name), name)
+
+
+def builtin_name(machine: Machine) -> str | None:
+    """The name under which this very machine comes with qvit; None where it does not."""
+    return machine.name if machine.name in machine_names() and load_machine(machine.name) == machine else None

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from qvit.backends.systolic.universe import UNIVERSE as MACHINES
 from qvit.tools import qvit_opt, registry
 from qvit.tools.opt_driver import pass_class
 from qvit.tools.registry import PASSES, VERSION
@@ -21,6 +22,7 @@ QUESTIONS = [
     ("qvit_run", "--help"),
     ("qvit_compile", "--help"),
     ("qvit_compile", "--list-schemes"),
+    ("qvit_asm", "--help"),
 ]
 
 
@@ -68,7 +70,7 @@ def test_list_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in lines] == [f"--{name}" for name in PASSES]
 
 
-@pytest.mark.parametrize("tool", ["qvit_run", "qvit_compile"])
+@pytest.mark.parametrize("tool", ["qvit_run", "qvit_compile", "qvit_asm"])
 def test_version_of_the_others(tool: str) -> None:
     assert answer(tool, "--version") == f"qvit {VERSION}\n"
 
@@ -112,6 +114,6 @@ def test_plain_xdsl_opt_has_our_passes() -> None:
 
 
 def test_plain_xdsl_opt_has_our_dialects() -> None:
-    for name, load in UNIVERSE.all_dialects.items():
+    for name, load in (UNIVERSE.all_dialects | MACHINES.all_dialects).items():
         assert load().name == name
-    assert "qvit" in UNIVERSE.all_dialects
+    assert UNIVERSE.all_dialects.keys() | MACHINES.all_dialects.keys() == {"qvit", "qisa"}

@@ -66,6 +66,32 @@ def view(array: Array, region: Region) -> Array:
     )
 
 
+def _marks(region: Region, hull: Region) -> Array:
+    """True for the bytes of a region, from the first to the last of `hull`, which it lies in; bool."""
+    marks = np.zeros(hull.end - hull.base, np.bool_)
+    view(marks, region._replace(base=region.base - hull.base))[...] = True
+    return marks
+
+
+def overlaps_itself(region: Region) -> bool:
+    """Whether two of its runs share a byte."""
+    _, run, rows, row, planes, plane = region
+    if rows == 1 or row >= run:
+        inner = (rows - 1) * row + run
+        if planes == 1 or plane >= inner:
+            return False
+    return int(np.count_nonzero(_marks(region, region))) < region.bytes
+
+
+def overlap(a: Region, b: Region) -> bool:
+    """Whether two regions share a byte."""
+    if a.end <= b.base or b.end <= a.base:
+        return False
+    start = min(a.base, b.base)
+    hull = Region(start, max(a.end, b.end) - start)
+    return bool((_marks(a, hull) & _marks(b, hull)).any())
+
+
 class Accesses:
     """One memory. writers, readers: the queues whose accesses others may race with."""
 
@@ -111,7 +137,7 @@ class Accesses:
     def write(self, region: Region, queue: Queue, clock: Sequence[int]) -> None:
         """Notes a write; Fault where it is out of range, writes a byte twice, or races with another access."""
         self.bounds(region)
-        if self.overlaps_itself(region):
+        if overlaps_itself(region):
             raise Fault(f"it writes bytes of {self.name} twice")
         region = region.merged()
         for other, last in self._writes.items():
@@ -119,7 +145,7 @@ class Accesses:
                 self._race(last, region, clock[other], other, "wrote", "writes")
         for other, last in self._reads.items():
             if other != queue:
-                self._race(last, region, clock[other], other, "reads", "writes")
+                self._race(last, region, clock[other], other, "read", "writes")
         view(self.written, region)[...] = True
         if queue in self._writes:
             view(self._writes[queue], region)[...] = clock[queue] + 1
@@ -129,26 +155,6 @@ class Accesses:
         self.bounds(Region(address, len(content)))
         self.data[address : address + len(content)] = content
         self.written[address : address + len(content)] = True
-
-    def _marks(self, region: Region) -> Array:
-        marks = np.zeros(self.size, np.bool_)
-        view(marks, region)[...] = True
-        return marks
-
-    def overlaps_itself(self, region: Region) -> bool:
-        """Whether two of its runs share a byte."""
-        _, run, rows, row, planes, plane = region
-        if rows == 1 or row >= run:
-            inner = (rows - 1) * row + run
-            if planes == 1 or plane >= inner:
-                return False
-        return int(np.count_nonzero(self._marks(region))) < region.bytes
-
-    def overlap(self, a: Region, b: Region) -> bool:
-        """Whether two regions share a byte."""
-        if a.end <= b.base or b.end <= a.base:
-            return False
-        return bool(view(self._marks(a), b.merged()).any())
 
     def values(self, region: Region, dtype: np.dtype[Any]) -> Array:
         """[rows, elements] of a region with one plane, as little-endian numbers of that type; shared, not copied."""

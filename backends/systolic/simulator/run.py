@@ -13,7 +13,7 @@ from qvit.backends.systolic.program import Port, Program
 from qvit.backends.systolic.simulator.events import count_events
 from qvit.backends.systolic.simulator.memory import Region
 from qvit.backends.systolic.simulator.result import Result, check_bounds
-from qvit.backends.systolic.simulator.schedule import permuted, schedule
+from qvit.backends.systolic.simulator.schedule import check_taken, permuted, schedule
 from qvit.backends.systolic.simulator.sequence import Step, unroll
 from qvit.backends.systolic.simulator.trap import Fault, Listing, Trap
 from qvit.backends.systolic.simulator.values import Core
@@ -122,6 +122,7 @@ def simulate(
             core.run(step.instruction, step.addresses, step.queue, timed.clock[number])
         except Fault as fault:
             raise listing.trap(step.number, fault) from fault
+    check_taken(listing, steps)
     outputs = {port.name: _output(core, port) for port in program.outputs}
     events = count_events(machine, steps, count, core.local[Memory.CBUF].bytes_read)
     return Result(program, outputs, steps, timed, events)

@@ -1,6 +1,7 @@
 """When each step runs: the sequencer hands words to four queues, tokens and units hold them up. No value is needed for it."""
 
 import random
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -118,6 +119,24 @@ def _check(queues: _Queues, listing: Listing) -> None:
         also = "".join(f"; so does {steps[n].number} of {steps[n].queue.name} for one of {g.name}" for n, g in others)
         reason = f"a deadlock: {steps[number].queue.name} waits for a token of {giver.name} that never comes{also}"
         raise listing.trap(steps[number].number, reason)
+
+
+def check_taken(listing: Listing, steps: Sequence[Step]) -> None:
+    """A Trap for a token that is left when the program halts: the next run would begin with it."""
+    left: dict[tuple[Queue, Queue], deque[int]] = {}
+    for step in steps:
+        for other in QUEUES:
+            if step.instruction.signal >> other & 1:
+                left.setdefault((step.queue, other), deque()).append(step.number)
+    for step in steps:
+        for other in QUEUES:
+            if step.instruction.wait >> other & 1:
+                left[other, step.queue].popleft()
+    for (_, taker), numbers in left.items():
+        if numbers:
+            raise listing.trap(
+                numbers[0], f"its token for {taker.name} is never taken: the next run would begin with it"
+            )
 
 
 def schedule(machine: Machine, listing: Listing, steps: Sequence[Step], costs: Sequence[Cost], words: int) -> Schedule:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from qvit.backends.systolic.isa import Queue
+from qvit.backends.systolic.notation import instruction_text
 from qvit.backends.systolic.simulator.result import Result
-from qvit.backends.systolic.simulator.trap import instruction_text
 
 _CHANNEL = len(Queue)
 

@@ -1,10 +1,10 @@
 """What stops a program: the machine cannot go on, or what it would do next means nothing."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from qvit.backends.systolic.isa import Address, Increment, Instruction, Queue
-from qvit.dialects.semantics.integers import IntType
+from qvit.backends.systolic.isa import Instruction
+from qvit.backends.systolic.notation import instruction_text
 
 
 class Fault(ValueError):
@@ -21,28 +21,6 @@ class Trap(Exception):
         self.text = text
         self.node = node
         self.reason = reason
-
-
-def _text(name: str, value: object) -> str:
-    if isinstance(value, Address):
-        return f"r{value.register}+{value.offset}" if value.register else str(value.offset)
-    if isinstance(value, Increment):
-        return f"r{value.register}+={value.step}"
-    if isinstance(value, IntType):
-        return str(value)
-    if name in ("wait", "signal") and isinstance(value, int):
-        return "|".join(queue.name for queue in Queue if value >> queue & 1)
-    return str(value)
-
-
-def instruction_text(instruction: Instruction) -> str:
-    """One line for people: the mnemonic, and the fields that are not what they are by default."""
-    shown = [
-        f"{f.name}={_text(f.name, value)}"
-        for f in fields(instruction)
-        if (value := getattr(instruction, f.name)) != f.default
-    ]
-    return " ".join((instruction.mnemonic, *shown))
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from qvit.backends.systolic.isa import (
 )
 from qvit.backends.systolic.legality import records_refusal
 from qvit.backends.systolic.machine import Machine
-from qvit.backends.systolic.simulator.memory import Accesses, Region, memories, view
+from qvit.backends.systolic.simulator.memory import Accesses, Region, memories, overlap, view
 from qvit.backends.systolic.simulator.trap import Fault
 from qvit.dialects.approximations.base import (
     FunctionApproximation,
@@ -66,7 +66,8 @@ class Core:
     def move(self, source: Accesses, source_region: Region, target: Accesses, target_region: Region) -> None:
         """Bytes from a region to one of the same counts."""
         source.read(source_region, self._queue, self._clock)
-        if source is target and source.overlap(source_region, target_region):
+        target.bounds(target_region)
+        if source is target and overlap(source_region, target_region):
             raise Fault("source and target overlap")
         target.write(target_region, self._queue, self._clock)
         view(target.data, target_region)[...] = view(source.data, source_region)
@@ -114,7 +115,7 @@ class Core:
             if in_place and (region.rows == 1 or source.row == region.row):
                 continue
             target.bounds(region)
-            if target.overlap(source, region):
+            if overlap(source, region):
                 raise Fault(f"source and target overlap in {target.name}, and are not the same rows")
         target.write(region, self._queue, self._clock)
         target.values(region, held.dtype)[...] = values
