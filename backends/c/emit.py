@@ -220,6 +220,9 @@ static const uint8_t digest[32] = {{
     {rows[1]},
 }};
 
+/* On a machine with the lowest byte first, and on another. */
+static const uint64_t checksums[2] = {{UINT64_C({self.blob.checksum("little")}), UINT64_C({self.blob.checksum("big")})}};
+
 size_t qvit_arena_size(void) {{
     return {max(self.plan.size, ALIGNMENT)};
 }}
@@ -260,6 +263,12 @@ int qvit_init(qvit_model *model, void *arena, size_t arena_size, const void *wei
     if (weights_size < qvit_weights_size()) {{
         return QVIT_WEIGHTS_TRUNCATED;
     }}
+    /* what steps take for granted of their constants, such as indices inside tables, holds of these alone */
+    const uint32_t one = 1;
+    const int big = *(const unsigned char *)&one == 0;
+    if (qk_checksum(header + {HEADER}, qvit_weights_size() - {HEADER}) != checksums[big]) {{
+        return QVIT_WEIGHTS_DAMAGED;
+    }}
 {self._start()}    model->arena = (unsigned char *)arena;
     model->weights = header;
     return QVIT_OK;
@@ -276,6 +285,7 @@ const char *qvit_message(int status) {{
         "the weights are for a machine of another byte order",
         "the weights are of another model",
         "the weights are truncated",
+        "the weights are damaged",
         "an input has a value that does not fit its type",
         "the processor has not what the kernels of QVIT_VARIANT need",
     }};

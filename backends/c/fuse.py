@@ -181,24 +181,31 @@ def _table(approximation: Table, table: Array, zero: int, codes: IntType, result
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer as C: `layer` is declared, of `constants`; kernel: what computes it; type: of its result."""
+    """A layer as C: `layer` is declared, of `constants`; kernel: what computes it, with so much scratch; type: of its result."""
 
     declaration: str
     constants: Mapping[str, Array]
     kernel: str
+    scratch: int
     type: IntType
 
 
 def _layer(
-    weight: Array, bias: Array | None, zero_point: int, signed: bool, codes: _Codes | None, function: _Function | None
+    weight: Array,
+    kept: IntType,
+    bias: Array | None,
+    zero_point: int,
+    signed: bool,
+    codes: _Codes | None,
+    function: _Function | None,
 ) -> _Layer | None:
-    """weight [n, k]. codes None: the sums themselves."""
+    """weight [n, k], kept: its type. codes None: the sums themselves."""
     n, k = weight.shape
     if not n or not k or weight.min() < -128 or weight.max() > 127:
         return None
     mult, shift, before = (codes.mult, codes.shift, codes.before) if codes else (np.array(1), np.array(0), np.array(0))
     offset = (np.zeros(n, np.int64) if bias is None else widen(bias)) - before
-    packed = packing.layer(weight, offset, zero_point, signed, mult, shift)
+    packed = packing.layer(weight, offset, zero_point, signed, mult, shift, kept)
     if packed is None:
         return None
     held = codes.type if codes else I32
@@ -206,21 +213,27 @@ def _layer(
     declaration = (
         (function.declaration if function else "")
         + f"const qk_layer layer = {{{n}, {k}, panels, bias, {'mult, shift' if codes else 'NULL, NULL'},"
-        + f" {codes.zero if codes else 0}, {literal(held.lo)}, {literal(held.hi)}, {quad}, {table}}};\n"
+        + f" {codes.zero if codes else 0}, {literal(held.lo)}, {literal(held.hi)}, {quad}, {table},"
+        + f" {packed.held.bits}, {packed.sign}}};\n"
     )
     constants = {"panels": packed.panels, "bias": packed.bias, **(function.constants if function else {})}
     if codes:
         constants |= {"mult": packed.mult, "shift": packed.shift}
     result = function.type if function else held
-    element = _element(result)
-    return (
-        None if element is None else _Layer(declaration, constants, f"qk_linear_{element if codes else 'acc'}", result)
-    )
+    if (element := _element(result)) is None:
+        return None
+    scratch = linear_scratch(k) if packed.held.bits == 8 else packed_scratch(k)
+    return _Layer(declaration, constants, f"qk_linear_{element if codes else 'acc'}", scratch, result)
 
 
 def linear_scratch(k: int) -> int:
     """qk_linear_scratch."""
     return 16 * 64 * 6 + aligned(16 * (k + 4))
+
+
+def packed_scratch(k: int) -> int:
+    """qk_packed_scratch."""
+    return linear_scratch(k) + 64 * -(-k // 4) * 4
 
 
 def linear(ctx: Context, op: Operation) -> Step | None:
@@ -252,12 +265,12 @@ def linear(ctx: Context, op: Operation) -> Step | None:
         return None
     if held.bits > 8 or zero.ndim:
         return None
-    layer = _layer(weight, bias, int(zero), held.signed, codes, function)
+    layer = _layer(weight, type_of(product.weight), bias, int(zero), held.signed, codes, function)
     if layer is None:
         return None
     n, k = weight.shape
     rows = prod(shape[:-1])
-    work, x, before = linear_scratch(k), "x", ""
+    work, x, before = layer.scratch, "x", ""
     if held.signed:
         before, x, work = _unsigned(rows * k, work), "rows", work + aligned(rows * k)
     body = f"{layer.declaration}{before}{layer.kernel}(&layer, {rows}, {x}, {k}, y, {n}, scratch);"
@@ -285,13 +298,14 @@ def patches(ctx: Context, op: Operation) -> Step | None:
     padding = product.padding.get_values()
     if any(padding) and not held.lo <= int(zero) <= held.hi:
         return None
-    layer = _layer(weight.reshape(len(weight), -1), bias, int(zero), held.signed, codes, None)
+    rows, kept = weight.reshape(len(weight), -1), type_of(product.weight)
+    layer = _layer(rows, kept, bias, int(zero), held.signed, codes, None)
     if layer is None:
         return None
     (batch, channels, height, width), (outputs, _, kh, kw) = shape_of(product.input), weight.shape
     high, wide = shape_of(product.result)[2:]
     k, places = channels * kh * kw, high * wide
-    work = linear_scratch(k)
+    work = layer.scratch
     turned = work + aligned(places * k)
     numbers = (channels, height, width, kh, kw, *product.strides.get_values(), *product.dilations.get_values())
     shape = ", ".join(map(str, (*numbers, *padding[:2], high, wide)))

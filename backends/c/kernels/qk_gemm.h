@@ -37,6 +37,7 @@ typedef struct {
     int32_t zero, lo, hi;  /* with quad: of its operand, 16 bits */
     const qk_quad *quad;   /* or NULL */
     const uint8_t *table;  /* or NULL: [256], by the code as an unsigned byte, as a byte */
+    int32_t bits, sign;    /* of a weight in `packed`: 8, or 1..7 and its highest bit, 0 where it has no sign */
 } qk_layer;
 
 /* softmax(q k^T) v, of one head, by sm8_late: scores = clip(round(q k^T score_mult / 2^score_shift) + score_zero), weights[d] of
@@ -174,6 +175,12 @@ static inline size_t qk_linear_scratch(size_t k)
 {
     /* a tile of sums, one of 16-bit codes, and rows padded to whole steps, or columns taken out of a panel */
     return QK_TILE_ROWS * QK_TILE_COLUMNS * 6 + qk_up(QK_TILE_ROWS * (k + 4), 64);
+}
+
+/* Of a layer with weights of less than 8 bits: a panel of them as bytes, too. */
+static inline size_t qk_packed_scratch(size_t k)
+{
+    return qk_linear_scratch(k) + QK_TILE_COLUMNS * qk_up(k, 4);
 }
 
 static inline size_t qk_attention_scratch(size_t keys, size_t depth, size_t width)
