@@ -14,10 +14,13 @@ from qvit.dialects.semantics.integers import Array
 
 
 def run_c(
-    module: ModuleOp, inputs: Sequence[Array], observe: Callable[[Operation, Array], None] | None = None
+    module: ModuleOp,
+    inputs: Sequence[Array],
+    observe: Callable[[Operation, Array], None] | None = None,
+    threads: int = 1,
 ) -> dict[str, Array]:
     """@main in C: its results by name. observe: called with every operation that C computes, and its first result."""
-    program = load(module)
+    program = load(module, threads=threads)
     if observe is None:
         results = program(*inputs)
     else:
@@ -28,14 +31,14 @@ def run_c(
     return dict(zip(output_names(find_function(module, MAIN)), results, strict=True))
 
 
-def compared(module: ModuleOp, inputs: Sequence[Array]) -> tuple[dict[str, Array], int]:
+def compared(module: ModuleOp, inputs: Sequence[Array], threads: int = 1) -> tuple[dict[str, Array], int]:
     """(the results of @main by name, the tensors that were compared); ExecutionError names the first that differs.
 
     Every tensor that a C function makes is compared with the interpreter's, in the order of computation, then the results.
     """
     expected: dict[Operation, Array] = {}
     results = run(module, inputs, function=MAIN, observe=lambda op, array: expected.update({op: array}))
-    found, tensors = load(module).trace(*inputs)
+    found, tensors = load(module, threads=threads).trace(*inputs)
     count = 0
     for value, array in tensors:
         if value.index == 0:  # of what the interpreter shows

@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     add("--output", action="append", default=[], metavar="[NAME=]FILE", help="where a result goes, likewise")
     add("--backend", choices=BACKENDS, default="interpreter", help="what runs @main (default interpreter)")
     add("--compare", type=_backends, metavar="A,B", help="run @main on both; fail at the first tensor that differs")
+    add("--threads", type=int, default=1, metavar="N", help="that compute in the backend c (default 1)")
     add("--function", default="", metavar="NAME", help="run this function of the module alone")
     add("--float32", action="store_true", help="run float operations in float32 instead of float64")
     add("--trace", type=Path, metavar="DIR", help="keep every integer tensor, by the name of its source node")

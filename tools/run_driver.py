@@ -91,6 +91,8 @@ def _run(args: argparse.Namespace) -> None:
         raise UsageError(f"only @{MAIN} runs in C, and --function asks for @{args.function}")
     if args.compare and args.trace:
         raise UsageError("--trace keeps the tensors of one backend: leave --compare out, and name it with --backend")
+    if args.threads < 1 or (args.threads > 1 and not args.compare and args.backend != "c"):
+        raise UsageError(f"--threads is for the backend c, and 1 or more; found {args.threads} with {args.backend}")
     files = _assign(args.input, input_names(first), "input")
     missing = [name for name in input_names(first) if name not in files]
     if missing:
@@ -116,10 +118,10 @@ def _run(args: argparse.Namespace) -> None:
         for function in functions:
             name = function.sym_name.data
             if args.compare and name == MAIN:
-                results, count = compared(module, in_order(results, function))
+                results, count = compared(module, in_order(results, function), args.threads)
                 print(f"{' and '.join(args.compare)}: {count} tensors of @{MAIN} are equal")
             elif args.backend == "c" and name == MAIN:
-                results = run_c(module, in_order(results, function), observe if args.trace else None)
+                results = run_c(module, in_order(results, function), observe if args.trace else None, args.threads)
             else:
                 results = run_function(
                     module,

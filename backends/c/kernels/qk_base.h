@@ -288,12 +288,15 @@ static inline uint64_t qk_checksum(const unsigned char *data, size_t size) {
 
 /* --- packed constants: `bits` bits a value, 1..7, least significant bit first, one after another --- */
 
-/* count values, of two's complement where `is_signed`, one value a byte. Reads exactly ceil(count * bits / 8) bytes. */
-static inline void qk_unpack(void *out, const uint8_t *packed, size_t count, unsigned bits, int is_signed) {
+/* Values begin..end - 1, of two's complement where `is_signed`, one value a byte; begin is a multiple of 8. Reads no byte
+ * beyond number ceil(end * bits / 8). */
+static inline void qk_unpack(
+    void *out, const uint8_t *packed, unsigned bits, int is_signed, size_t begin, size_t end) {
     uint8_t *y = (uint8_t *)out;
     const unsigned mask = (1u << bits) - 1, top = 1u << (bits - 1);
     unsigned held = 0, buffer = 0;
-    for (size_t i = 0; i < count; ++i) {
+    packed += begin / 8 * bits;
+    for (size_t i = begin; i < end; ++i) {
         if (held < bits) {
             buffer |= (unsigned)*packed++ << held;
             held += 8;

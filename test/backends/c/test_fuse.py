@@ -15,8 +15,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Block, Region, SSAValue
 
-from qvit.backends.c import load
-from qvit.backends.c.emit import emit
+from qvit.backends.c import Loaded, emit, load
 from qvit.backends.c.fuse import HEADERS, attention_scratch, linear_scratch, packed_scratch
 from qvit.backends.c.program import program_of
 from qvit.backends.c.weights import ByteOrder
@@ -63,8 +62,10 @@ def inputs(program: ModuleOp) -> list[Array]:
 
 
 def require_same(program: ModuleOp, variants: Sequence[str] = VARIANTS[-1:]) -> None:
-    """Without optimisation, for here compiling takes longest; test_kernels.py has every variant optimised."""
-    loaded = [load(program, variant=variant, flags=("-O0",)) for variant in variants]
+    """With one thread and three; without optimisation, for here compiling takes longest: test_kernels.py has every variant
+    optimised."""
+    sources, flags = emit(program), ("-O0", "-DQVIT_THREADS=3", "-pthread")
+    loaded = [Loaded(sources, (*flags, f'-DQVIT_VARIANT="{v}"'), threads=n) for v in variants for n in (1, 3)]
     for _ in range(2):
         arrays = inputs(program)
         expected = run(
