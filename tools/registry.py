@@ -60,7 +60,7 @@ PASSES: dict[str, tuple[str, str, str]] = {
     "lower-to-systolic": (
         "qvit.backends.systolic.lower_to_systolic",
         "LowerToSystolicPass",
-        "Lower @main to a program of a systolic machine: tiles, addresses, an order for each unit, tokens between them.",
+        "Lower @main to a program of a systolic machine: tiles, addresses, an order for each unit, and tokens between them.",
     ),
     "canonicalize": (
         "xdsl.transforms.canonicalize",
