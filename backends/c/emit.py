@@ -213,12 +213,14 @@ class _Writer:
         ]
         names = [parameter.rsplit(" ", 1)[1] for parameter in parameters]
         unused = "".join(f"(void){n};\n" for n in names if not re.search(rf"\b{n}\b", step.body))
+        # of more threads than grains some have nothing, which kernels need not know of
+        empty = "if (begin == end) {\n    return;\n}\n" if step.share else ""
         comments = "".join(f"/* {_comment(self.program.texts[op])} */\n" for op in step.ops)
         head = f"static void {self._name(i)}({', '.join(parameters)}) {{"
         if len(head) > 120:
             inner = ",\n    ".join(parameters)
             head = f"static void {self._name(i)}(\n    {inner}) {{"
-        return f"{comments}{head}\n{indented(unused + step.body)}}}\n"
+        return f"{comments}{head}\n{indented(unused + empty + step.body)}}}\n"
 
     def _init(self) -> str:
         digest = self.blob.digest()

@@ -47,7 +47,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Share:
-    """The body computes begin..end (size_t) of 0..extent: 0 or more whole grains, the last of which may be shorter.
+    """The body computes begin..end (size_t) of 0..extent: 1 or more whole grains, the last of which may be shorter.
 
     What it writes for two numbers does not overlap, and it reads nothing that it writes for others.
     """
