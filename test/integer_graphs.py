@@ -61,6 +61,7 @@ class Builder:
 
     rng: np.random.Generator
     forms: Sequence[str] = ("dyadic", "pot", "real")
+    sums: IntegerType = i64
     block: Block = field(default_factory=Block)
     pool: list[SSAValue] = field(default_factory=list[SSAValue])
 
@@ -128,9 +129,9 @@ class Builder:
             return
         outputs = self.one(1, 2, 4)
         weight = self.fresh((outputs, shape[-1]))
-        bias = self.fixed(self.numbers(-(2**20), 2**20, outputs), i64) if self.one(True, False) else None
+        bias = self.fixed(self.numbers(-(2**20), 2**20, outputs), self.sums) if self.one(True, False) else None
         zero = ZeroPointAttr.of(self.numbers(0, 1, outputs)) if self.one(True, False) else None
-        self.emit(LinearOp(x, weight, bias, (self.zero_point(x), zero), i64))
+        self.emit(LinearOp(x, weight, bias, (self.zero_point(x), zero), self.sums))
 
     def matmul(self) -> None:
         x = self.value(16)
@@ -138,26 +139,26 @@ class Builder:
             return
         batch = [d if self.one(True, False) else 1 for d in shape[:-2]]
         other = self.fresh([*batch, shape[-1], self.one(1, 3)])
-        self.emit(MatmulOp(x, other, (self.zero_point(x), self.zero_point(other)), i64))
+        self.emit(MatmulOp(x, other, (self.zero_point(x), self.zero_point(other)), self.sums))
 
     def shift_matmul(self) -> None:
         codes = self.fresh(self.one((2, 3), (2, 1, 3)), LOG_CODE)
         values = self.fresh(self.one((3, 2), (2, 3, 1)))
-        self.emit(ShiftMatmulOp(codes, values, self.zero_point(values), i64))
+        self.emit(ShiftMatmulOp(codes, values, self.zero_point(values), self.sums))
 
     def conv2d(self) -> None:
         x = self.fresh((1, 4, 3, 3))
         groups = self.one(1, 2)
         weight = self.fresh((2 * groups, 4 // groups, 2, 2))
         padding = self.one((0, 0, 0, 0), (1, 0, 1, 2))
-        self.emit(Conv2dOp(x, weight, None, (1, 1), padding, (1, 1), groups, (self.zero_point(x), None), i64))
+        self.emit(Conv2dOp(x, weight, None, (1, 1), padding, (1, 1), groups, (self.zero_point(x), None), self.sums))
 
     def arithmetic(self) -> None:
         op = self.one(AddOp, SubOp, MulOp)
         x = self.value(16 if op is MulOp else 32)
         same = [v for v in self.pool if shape_of(v) == shape_of(x) and limits(v).bits <= 32]
         other = self.one(*same) if same and self.one(True, False) else self.fresh(shape_of(x)[-1:])
-        self.emit(op(x, other, i64))
+        self.emit(op(x, other, self.sums))
 
     def requantize(self) -> None:
         x = self.value(32)
@@ -211,7 +212,7 @@ class Builder:
         x = self.value(32)
         if shape := shape_of(x):
             axes = sorted({int(a) for a in self.rng.integers(len(shape), size=2)})
-            self.emit(ReduceSumOp(x, axes, self.one(True, False), i64))
+            self.emit(ReduceSumOp(x, axes, self.one(True, False), self.sums))
 
     def argmax(self) -> None:
         x = self.value(64)
@@ -309,13 +310,17 @@ STEPS: tuple[Callable[[Builder], None], ...] = (
 
 
 def integer_graph(
-    rng: np.random.Generator, steps: int = 8, forms: Sequence[str] = Builder.forms, every: bool = True
+    rng: np.random.Generator,
+    steps: int = 8,
+    forms: Sequence[str] = Builder.forms,
+    every: bool = True,
+    sums: IntegerType = i64,
 ) -> ModuleOp:
     """A module with one function @main, which returns every tensor that it makes, or only those that nothing takes.
 
-    forms: of requantize's factors.
+    forms: of requantize's factors; sums: the type of products and sums.
     """
-    builder = Builder(rng, forms)
+    builder = Builder(rng, forms, sums)
     builder.fresh(builder.one((3,), (2, 3), (2, 3, 4)))
     for _ in range(steps):
         builder.one(*STEPS)(builder)

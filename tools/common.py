@@ -16,6 +16,7 @@ from xdsl.utils.exceptions import DiagnosticException, ParseError, VerifyExcepti
 from xdsl.utils.lexer import Span
 
 from qvit.backends.interpreter import ExecutionError
+from qvit.backends.systolic.universe import UNIVERSE as MACHINES
 from qvit.dialects.atomic import replacing
 from qvit.dialects.provenance import Remark, describe
 from qvit.dialects.weights import WeightError, externalize, free_path, has_large_tensors, rebase
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
 def register_dialects(context: Context) -> None:
     """All of xDSL's dialects, ours and those of extensions, loaded when first met."""
-    for name, factory in {**get_all_dialects(), **UNIVERSE.all_dialects, **extensions().all_dialects}.items():
+    ours = UNIVERSE.all_dialects | MACHINES.all_dialects
+    for name, factory in {**get_all_dialects(), **ours, **extensions().all_dialects}.items():
         context.register_dialect(name, factory)
 
 

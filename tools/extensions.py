@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from xdsl.universe import Universe
 
 GROUP = "xdsl.universe"
-_OURS = ("xdsl.universe:XDSL_UNIVERSE", "qvit.transforms.universe:UNIVERSE")
+_OURS = (
+    "xdsl.universe:XDSL_UNIVERSE",
+    "qvit.transforms.universe:UNIVERSE",
+    "qvit.backends.systolic.universe:UNIVERSE",
+)
 
 
 def installed() -> list[EntryPoint]:
@@ -50,7 +54,7 @@ def _load(entry: EntryPoint) -> "Universe":
 def _add(found: "Universe", new: "Universe") -> None:
     from xdsl.dialects import get_all_dialects
 
-    dialects = {"qvit", *get_all_dialects(), *found.all_dialects}
+    dialects = {"qvit", "qisa", *get_all_dialects(), *found.all_dialects}
     _require_free("dialect", dialects, new.all_dialects)
     _require_free("pass", {*PASSES, *found.all_passes}, new.all_passes)
     _require_free("target", {"mlir", *found.all_targets}, new.all_targets)

@@ -14,7 +14,7 @@ from qvit.transforms.ptq import prepare
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", ["ir", "approximations"])
+@pytest.mark.parametrize("name", ["ir", "approximations", "isa"])
 def test_generated_documents(name: str) -> None:
     spec = importlib.util.spec_from_file_location(f"generate_{name}", ROOT / f"docs/generate_{name}.py")
     assert spec is not None

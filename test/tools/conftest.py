@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from data.tool_call import Done, Tool
 
-from qvit.tools import qvit_compile, qvit_opt, qvit_run
+from qvit.tools import qvit_asm, qvit_compile, qvit_opt, qvit_run
 
 
 @pytest.fixture
@@ -47,3 +47,8 @@ def run(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
 def tool(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Tool:
     """qvit-compile"""
     return _tool(qvit_compile.main, capsys, monkeypatch)
+
+
+@pytest.fixture
+def asm(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Tool:
+    return _tool(qvit_asm.main, capsys, monkeypatch)

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from qvit.backends.systolic.universe import UNIVERSE as MACHINES
 from qvit.tools import qvit_opt, registry
 from qvit.tools.opt_driver import pass_class
 from qvit.tools.registry import PASSES, VERSION
@@ -21,6 +22,7 @@ QUESTIONS = [
     ("qvit_run", "--help"),
     ("qvit_compile", "--help"),
     ("qvit_compile", "--list-schemes"),
+    ("qvit_asm", "--help"),
 ]
 
 
@@ -68,7 +70,7 @@ def test_list_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in lines] == [f"--{name}" for name in PASSES]
 
 
-@pytest.mark.parametrize("tool", ["qvit_run", "qvit_compile"])
+@pytest.mark.parametrize("tool", ["qvit_run", "qvit_compile", "qvit_asm"])
 def test_version_of_the_others(tool: str) -> None:
     assert answer(tool, "--version") == f"qvit {VERSION}\n"
 
@@ -96,7 +98,8 @@ def test_every_scheme_is_a_pass() -> None:
 @pytest.mark.parametrize("name", [name for name in OURS if name not in registry.SCHEMES])
 def test_flag_is_the_name_of_the_file(name: str) -> None:
     module, class_name, _ = PASSES[name]
-    assert module == f"qvit.transforms.{name.replace('-', '_')}"
+    folder = "backends.systolic" if name == "lower-to-systolic" else "transforms"
+    assert module == f"qvit.{folder}.{name.replace('-', '_')}"
     assert getattr(importlib.import_module(module), class_name).__module__ == module
 
 
@@ -106,12 +109,13 @@ def test_summary_is_the_first_line_of_the_docstring(name: str) -> None:
 
 
 def test_plain_xdsl_opt_has_our_passes() -> None:
-    assert set(UNIVERSE.all_passes) == set(OURS)
-    for name, load in UNIVERSE.all_passes.items():
+    passes = {**UNIVERSE.all_passes, **MACHINES.all_passes}
+    assert set(passes) == set(OURS)
+    for name, load in passes.items():
         assert load() is pass_class(name)
 
 
 def test_plain_xdsl_opt_has_our_dialects() -> None:
-    for name, load in UNIVERSE.all_dialects.items():
+    for name, load in (UNIVERSE.all_dialects | MACHINES.all_dialects).items():
         assert load().name == name
-    assert "qvit" in UNIVERSE.all_dialects
+    assert UNIVERSE.all_dialects.keys() | MACHINES.all_dialects.keys() == {"qvit", "qisa"}
