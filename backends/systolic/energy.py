@@ -9,6 +9,9 @@ is left out and named, and nothing is made up for it. Rules between the anchors 
     shift-accumulate        two additions of 32 bits
     byte of a memory        sram_fixed + sram_root sqrt(KB of the bank)
 
+SPM has the banks of the machine, WBUF and ACC one for each column of the array, which takes or gives an element a cycle, CBUF
+one.
+
 Vector operations, for an element and pass: requantization a multiplication of 32 bits, where the machine has one, else a
 shift, and two additions; add_requantize twice that and an addition; a comparator an addition; a function a multiplication,
 two additions, and an addition for each step that is not pipelined; arithmetic and reductions an addition; a division 32
@@ -34,8 +37,7 @@ from qvit.backends.systolic.simulator.result import Result
 
 PROFILES = files("qvit.backends.systolic") / "profiles"
 """The profiles that come with qvit: activity.toml is named `activity`."""
-MEMORIES = ("SPM", "WBUF", "ACC", "CBUF")
-COMPONENTS = ("array", "requantize", "vector", *MEMORIES, "DRAM", "control")
+COMPONENTS = ("array", "requantize", "vector", "SPM", "WBUF", "ACC", "CBUF", "DRAM", "control")
 
 
 class ProfileError(ValueError):
@@ -83,7 +85,7 @@ class Profile:
         a, b = map(int, pair[1:].split("w"))
         return _sum(self.multiplication(a, b), self.addition(32))
 
-    def sram(self, size: int) -> float | None:
+    def sram(self, size: float) -> float | None:
         """Of a byte of a bank of `size` bytes."""
         if self.sram_fixed is None or self.sram_root is None:
             return None
@@ -176,9 +178,13 @@ def energy(events: Events, machine: Machine, profile: Profile | None = None) -> 
     ACC, CBUF, DRAM: bytes read and written; control: words.
     """
     profile = profile or load_profile(machine.energy)
-    memory = machine.memory
-    sizes = (memory.activations // memory.banks, memory.weights, memory.accumulators, memory.constants)
-    banks = dict(zip(MEMORIES, sizes, strict=True))
+    memory, columns = machine.memory, machine.array.columns
+    banks = {
+        "SPM": memory.activations // memory.banks,
+        "WBUF": memory.weights // columns,
+        "ACC": memory.accumulators // columns,
+        "CBUF": memory.constants,
+    }
     found: dict[str, float | None] = {
         "array": _array(events, profile),
         "requantize": _requantize(events, machine, profile),

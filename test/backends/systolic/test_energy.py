@@ -231,8 +231,8 @@ def test_prices_by_their_rules() -> None:
     assert components(operations=Counter(dequantize=10, quantize=1, float=2)) == {"vector": 13 * 7 + 2 * 5}
     bank = SMALL.memory.activations // SMALL.memory.banks // 1024
     assert components(read=Counter(SPM=3), written=Counter(SPM=4)) == {"SPM": pytest.approx(7 * (1 + 2 * sqrt(bank)))}
-    assert components(read=Counter(WBUF=3)) == {"WBUF": pytest.approx(3 * (1 + 2 * sqrt(128)))}
-    assert components(LARGE, read=Counter(ACC=3)) == {"ACC": pytest.approx(3 * (1 + 2 * sqrt(512)))}
+    assert components(read=Counter(WBUF=3)) == {"WBUF": pytest.approx(3 * (1 + 2 * sqrt(128 / 16)))}
+    assert components(LARGE, read=Counter(ACC=3)) == {"ACC": pytest.approx(3 * (1 + 2 * sqrt(512 / 32)))}
     assert components(read=Counter(CBUF=3, DRAM=2)) == {"CBUF": pytest.approx(3 * (1 + 2 * sqrt(64))), "DRAM": 200}
     assert components(words=2) == {"control": pytest.approx(2 * 32 * (1 + 2 * sqrt(64)))}
 
