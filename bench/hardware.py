@@ -290,17 +290,17 @@ def verdict(found: Sequence[Swept], claimed: float) -> str:
     return f"{text} If the busier unit never waited it would on {could}."
 
 
-def requantized(spent: Mapping[str, Energy]) -> str:
-    """What shifts save in the place of multipliers, where the same program runs on machines of both; by machine."""
-    before, after = spent["small"], spent["p2-vit"]
-    pair = [e.components["requantize"] for e in (before, after)]
-    if not before.total or not after.total or not pair[1]:
+def requantized(multipliers: tuple[int, Energy], shifts: tuple[int, Energy]) -> str:
+    """What shifts save in the place of multipliers: (cycles, energy) of the same program on machines of both."""
+    (cycles, before), (fewer, after) = multipliers, shifts
+    part = [e.components.get("requantize", 0) for e in (before, after)]
+    if not before.total or not after.total or not part[1]:
         return "Requantization has no price."
-    whole, part = before.total / after.total, pair[0] / pair[1]
+    units = LUTS["requantizers"]["dyadic"] / LUTS["requantizers"]["pot"]
     return (
-        f"Shifts in the place of multipliers: {part:.1f} times less energy of requantization, {whole:.3f} times less of all,"
-        f" {LUTS['requantizers']['dyadic'] / LUTS['requantizers']['pot']:.1f} times fewer look-up tables of its unit, and not a"
-        " cycle."
+        f"Shifts in the place of multipliers: {part[0] / part[1]:.1f} times less energy of requantization,"
+        f" {before.total / after.total:.3f} times less of all ({before.profile}), {units:.1f} times fewer look-up tables of its"
+        f" unit, {cycles - fewer:,} fewer cycles."
     )
 
 
@@ -327,7 +327,7 @@ def p2_vit(args: argparse.Namespace) -> dict[str, Any]:
         modules = {scheme: compiled(scheme, name, args.cache) for scheme in dict.fromkeys(s for s, _ in RUNS)}
         rows: list[dict[str, Any]] = []
         prices: list[str] = []
-        same: dict[str, Energy] = {}
+        same: dict[str, tuple[int, Energy]] = {}
         with progress(name, len(RUNS)) as step:
             for scheme, machine_name in RUNS:
                 machine = load_machine(machine_name)
@@ -336,14 +336,14 @@ def p2_vit(args: argparse.Namespace) -> dict[str, Any]:
                 result = simulated(modules[scheme], lower(modules[scheme], machine))
                 spent = energy(result.events, machine)
                 if scheme == "p2-vit":
-                    same[machine_name] = spent
+                    same[machine_name] = result.cycles, spent
                 shares = [spent.components["requantize"] / 1e6, (spent.total or 0) / 1e6]
                 prices.append(f"  {scheme} on {machine_name}: {shares[0]:.2f} of {shares[1]:.1f} uJ ({spent.profile})")
                 cases = [{"inter": k[0], "intra": k[1], **asdict(row)} for k, row in found.items()]
                 by_profile = {p: asdict(e) for p, e in sensitivity(result.events, machine).items()}
                 rows.append({"scheme": scheme, "machine": machine_name, "cases": cases, "energy": by_profile})
                 step.done += 1
-        saved = requantized(same)
+        saved = requantized(same["small"], same["p2-vit"])
         print("  energy of requantization:", *prices, sep="\n  ")
         print(f"  {saved}")
         print(

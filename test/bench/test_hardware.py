@@ -15,6 +15,7 @@ from vit import Vit
 from xdsl.dialects.builtin import ModuleOp
 
 from qvit.backends.interpreter import find_function, run
+from qvit.backends.systolic.energy import Energy
 from qvit.backends.systolic.isa import MatrixMultiply, Queue, Threshold
 from qvit.backends.systolic.lowering.lower import lower
 from qvit.backends.systolic.machine import load_machine
@@ -201,6 +202,17 @@ def test_verdict() -> None:
         " least, 1.00 at 32 x 32 with 8 lanes (array busy 20%, lanes 100%). If the busier unit never waited it would on 2."
     )
     assert hardware.verdict([], 1.57) == "No machine was tried."
+
+
+def test_requantized() -> None:
+    before = Energy("p", {"requantize": 30.0, "array": 70.0})
+    after = Energy("p", {"requantize": 10.0, "array": 70.0})
+    assert hardware.requantized((1500, before), (500, after)) == (
+        "Shifts in the place of multipliers: 3.0 times less energy of requantization, 1.250 times less of all (p), 16.6 times"
+        " fewer look-up tables of its unit, 1,000 fewer cycles."
+    )
+    unpriced = Energy("p", {"array": 70.0}, ("requantize",))
+    assert hardware.requantized((1, unpriced), (1, unpriced)) == "Requantization has no price."
 
 
 def test_resized() -> None:
