@@ -8,9 +8,9 @@
 DeiT-T, DeiT-S and ViT-B at 224 x 224, batch 1, of random weights (bench/vit.py), image in to logits out. All engines are in
 one process, pinned to one processor with one thread each, and every round runs each once, and VPDPBUSD alone for a while
 (bench/peak.c): core speed and other load are the same for all. Times are CPU times, medians and minima over the rounds;
-"of peak" is the model's multiply-accumulates over the median time, as a share of the median peak. Only compare within one
-run. The engines, and the environment that OpenVINO gets, are in bench/engines.py; files are kept in --cache, else
-$QVIT_CACHE, else ~/.cache/qvit/bench.
+"of peak" is the model's multiply-accumulates over the median time, as a share of the median peak, which is that of as many
+cores as there are threads. Only compare within one run. The engines, and the environment that OpenVINO gets, are in
+bench/engines.py; files are kept in --cache, else $QVIT_CACHE, else ~/.cache/qvit/bench.
 
 --counts: instructions of a small model in our C code, by valgrind, beside those in bench/instruction_counts.json, which
 --update writes anew. Valgrind knows no AVX-512, so these are the portable and the AVX2 kernels.
@@ -30,6 +30,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -82,26 +83,35 @@ def source(name: str, model: Vit, cache: Path) -> Path:
 
 
 class Peak:
-    """The VNNI rate of one core in GMAC/s, measured for about ten milliseconds a call; nan where there is none."""
+    """The VNNI rate in GMAC/s, measured for about ten milliseconds a call; nan where there is none.
 
-    def __init__(self) -> None:
+    Of one core, by CPU time, or of `threads` at once, by wall time.
+    """
+
+    def __init__(self, threads: int = 1) -> None:
         with TemporaryDirectory() as folder:
             library = Path(folder) / "peak.so"
             output([*find_compiler(), "-O2", "-shared", "-fPIC", str(HERE / "peak.c"), "-o", str(library)])
             self.function = ctypes.CDLL(str(library)).peak
         self.function.argtypes = [ctypes.c_int64, ctypes.POINTER(ctypes.c_int32)]
         self.function.restype = ctypes.c_int64
-        self.result = ctypes.c_int32()
+        self.threads = threads
+
+    def part(self, _: int = 0) -> int:
+        """Multiply-accumulates of one thread; C runs without Python's lock."""
+        return self.function(1_500_000, ctypes.byref(ctypes.c_int32()))
 
     def __call__(self) -> float:
         macs = 0
 
         def body() -> None:
             nonlocal macs
-            macs = self.function(1_500_000, ctypes.byref(self.result))
+            macs = self.part() if self.threads == 1 else sum(pool.map(self.part, range(self.threads)))
 
-        milliseconds, _ = timed(body)
-        return macs / milliseconds / 1e6 if macs else float("nan")
+        with ThreadPoolExecutor(self.threads) as pool:
+            body()  # threads start
+            cpu, wall = timed(body)
+        return macs / (cpu if self.threads == 1 else wall) / 1e6 if macs else float("nan")
 
 
 # --- times -----------------------------------------------------------------------------------------------------------
@@ -157,11 +167,12 @@ def own_process(name: str, file: Path, cache: Path, model: Vit, threads: int, ro
     return Fresh(**json.loads(done.stdout))
 
 
-def in_turn(files: dict[str, Path], model: Vit, rounds: int, cache: Path, threads: int) -> Times:
+def in_turn(files: dict[str, Path], model: Vit, rounds: int, cache: Path, threads: int, peak: Peak) -> Times:
     """Wall times, each engine in `PASSES` processes, in turn: two pools of threads in one process disturb each other."""
     times = Times({name: [] for name in files}, [])
     for _ in range(PASSES):
         for name in list(times.engines):
+            times.peak.append(peak())
             try:
                 seen = own_process(name, files[name], cache, model, threads, max(rounds // PASSES, 1))
             except models.Unavailable as error:
@@ -330,7 +341,7 @@ def measure(name: str, args: argparse.Namespace, peak: Peak) -> dict[str, Any]:
                 show_start(starts[-1])
         return {"start": [asdict(row) for row in starts]}
     if args.threads > 1:
-        times = in_turn(files, model, args.rounds, args.cache, args.threads)
+        times = in_turn(files, model, args.rounds, args.cache, args.threads, peak)
     else:
         times = interleaved(files, vit.images(model, 1, 0)[0], args.rounds, args.cache, peak)
     found = rows(name, model, times, args.threads)
@@ -348,7 +359,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(header())
         if args.threads == 1:
             os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-        peak = Peak()
+        peak = Peak(args.threads)
         for name in args.models:
             results[name] = measure(name, args, peak)
             if args.json:

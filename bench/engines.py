@@ -232,11 +232,9 @@ def load_qvit(file: Path, cache: Path, threads: int, flags: Sequence[str] = ()) 
     from qvit.backends.c.step import CompileError
     from qvit.tools.common import read_mlir
 
-    if threads > 1:
-        raise models.Unavailable("the C backend has one thread")
     module = read_mlir(file)
     try:
-        program = load(module, flags=flags)
+        program = load(module, flags=flags, threads=threads)
     except CompileError as error:
         raise models.Unavailable(str(error)) from None
     quantize, dequantize = quantizer(module), dequantizer(module)

@@ -96,9 +96,9 @@ static void linear(size_t n, size_t k)
     }
     qk_chosen->pack(n, k, w, k, 1, panels);
     const qk_quad f = {0, -32768, 10, 5, 4, 64, 0, 255, coefficients, coefficients, coefficients};
-    const qk_layer l = {(int32_t)n, (int32_t)k, panels, bias, mult, shift, 3, -128, 127, NULL, NULL};
-    const qk_layer s = {(int32_t)n, (int32_t)k, panels, bias, mult, shift, 3, -32768, 32767, NULL, NULL};
-    const qk_layer u = {(int32_t)n, (int32_t)k, panels, bias, mult, shift, 3, -32768, 32767, &f, NULL};
+    const qk_layer l = {(int32_t)n, (int32_t)k, panels, bias, mult, shift, 3, -128, 127, NULL, NULL, 8, 0};
+    const qk_layer s = {(int32_t)n, (int32_t)k, panels, bias, mult, shift, 3, -32768, 32767, NULL, NULL, 8, 0};
+    const qk_layer u = {(int32_t)n, (int32_t)k, panels, bias, mult, shift, 3, -32768, 32767, &f, NULL, 8, 0};
     void *scratch = array(qk_linear_scratch(k));
     char name[64];
     const size_t macs = TOKENS * n * k;

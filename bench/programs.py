@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from xdsl.dialects.builtin import ModuleOp
 
 from qvit.backends.interpreter import find_function, input_names
 from qvit.frontends.onnx import import_onnx, load_onnx
@@ -21,16 +22,17 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "fashion_mnist"
 BATCH = 20
 
 
+def compiled(scheme: str, batch: int = BATCH) -> ModuleOp:
+    """The model of a scheme, for a batch of images."""
+    images = np.load(EXAMPLE / "test_images.npz")["images"][:batch, None].astype(np.float32) / 127.5 - 1
+    module, _ = import_onnx(load_onnx(EXAMPLE / "vit.onnx"), dims={"batch": batch})
+    (argument,) = input_names(find_function(module))
+    return compile_model(module, [{argument: images}], SCHEMES[scheme]).module
+
+
 def programs() -> dict[str, dict[str, int]]:
     """The kinds of operations of each scheme's @main."""
-    images = np.load(EXAMPLE / "test_images.npz")["images"][:BATCH, None].astype(np.float32) / 127.5 - 1
-    kinds: dict[str, dict[str, int]] = {}
-    for name, scheme in SCHEMES.items():
-        module, _ = import_onnx(load_onnx(EXAMPLE / "vit.onnx"), dims={"batch": BATCH})
-        (argument,) = input_names(find_function(module))
-        compiled = compile_model(module, [{argument: images}], scheme)
-        kinds[name] = dict(operation_kinds(find_function(compiled.module)))
-    return kinds
+    return {name: dict(operation_kinds(find_function(compiled(name)))) for name in SCHEMES}
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import sys
 from dataclasses import fields
 from enum import IntEnum
 from pathlib import Path
@@ -18,7 +19,10 @@ from qvit.backends.systolic.isa import (
     Queue,
     fields_of,
 )
+from qvit.backends.systolic.lowering.build import LoweringError
+from qvit.backends.systolic.lowering.lower import lower
 from qvit.backends.systolic.machine import Machine, load_machine, machine_names
+from qvit.transforms.pipelines import SCHEMES
 
 HEAD = f"""\
 # The instruction set of the systolic machine
@@ -215,6 +219,39 @@ def _machines() -> str:
     return "".join(lines)
 
 
+LEGALITY = """\
+
+## Schemes and machines
+
+What a machine cannot run exactly is refused when a program is made for it, with the operation and the reason. The small
+ViT of `examples/fashion_mnist`, compiled with each scheme, becomes a program for these machines:
+
+"""
+
+
+def _legality() -> str:
+    """A row for each scheme, a column for each machine, and the first reason of each kind."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+    from programs import compiled
+
+    machines = [load_machine(name) for name in machine_names()]
+    lines = ["| scheme | " + " | ".join(machine.name for machine in machines) + " |", "|---|" + "---|" * len(machines)]
+    reasons: dict[str, int] = {}
+    for scheme in SCHEMES:
+        module, cells = compiled(scheme, 1), list[str]()
+        for machine in machines:
+            try:
+                lower(module, machine)
+                cells.append("yes")
+            except LoweringError as error:
+                # the source node is of this model, the reason is not
+                reason = str(error).split(": ", 1)[1].rsplit(";", 1)[0]
+                cells.append(f"no ({reasons.setdefault(reason, len(reasons) + 1)})")
+        lines.append(f"| {scheme} | " + " | ".join(cells) + " |")
+    notes = "".join(f"{number}. {reason}\n" for reason, number in reasons.items())
+    return LEGALITY + "\n".join(lines) + "\n\nThe first reason of each:\n\n" + notes
+
+
 def _flow_in_line(text: str) -> str:
     return re.sub(r"\s+", " ", text)
 
@@ -248,7 +285,7 @@ def render() -> str:
     parts += [f"| {number} | `{name}` |\n" for name, number in FUNCTIONS.items()]
     parts.append(TEXT.format(assembly=_doc(assembly), notation=_flow(_doc(notation))))
     parts.append(CONTAINER.format(container=_doc(container)))
-    parts += [MACHINES, _machines()]
+    parts += [MACHINES, _machines(), _legality()]
     return "".join(parts)
 
 

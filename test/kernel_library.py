@@ -49,7 +49,7 @@ QUAD = _structure("Quad", **FORM, constant=POINTER, linear=POINTER, square=POINT
 LAYER = _structure(
     "Layer",
     **{"n": I32, "k": I32, "packed": POINTER, "bias": POINTER, "mult": POINTER, "shift": POINTER},
-    **{"zero": I32, "lo": I32, "hi": I32, "quad": POINTER, "table": POINTER},
+    **{"zero": I32, "lo": I32, "hi": I32, "quad": POINTER, "table": POINTER, "bits": I32, "sign": I32},
 )
 ATTENTION = _structure(
     "Attention",
@@ -88,7 +88,11 @@ def library(flags: tuple[str, ...] = ("-O3",)) -> c.CDLL:
     loaded = c.CDLL(str(target))
     loaded.kernels.restype = c.POINTER(TABLE)
     loaded.kernels.argtypes = [c.c_char_p]
-    for name, arguments in {"linear_scratch": [SIZE], "attention_scratch": [SIZE] * 3}.items():
+    for name, arguments in {
+        "linear_scratch": [SIZE],
+        "packed_scratch": [SIZE],
+        "attention_scratch": [SIZE] * 3,
+    }.items():
         function = getattr(loaded, name)
         function.restype, function.argtypes = SIZE, arguments
     loaded.weights.argtypes = [POINTER, POINTER]
@@ -142,9 +146,11 @@ class Kernels:
             *(np.ascontiguousarray(t) for t in (packed.panels, packed.bias, packed.mult, packed.shift)),
         ]
         f, tables = self._quad(quad, kind) if quad else (None, None)
-        layer = LAYER(n, k, *(at(t) for t in keep[1:]), zero, lo, hi, c.addressof(f) if f else None, at(table))
+        behind = (c.addressof(f) if f else None, at(table), packed.held.bits, packed.sign)
+        layer = LAYER(n, k, *(at(t) for t in keep[1:]), zero, lo, hi, *behind)
         y = Guarded((m, n), kind.dtype)
-        scratch = aligned(self.library.linear_scratch(k))
+        needed = self.library.linear_scratch if packed.held.bits == 8 else self.library.packed_scratch
+        scratch = aligned(needed(k))
         code = ACC if result is None else TYPES[result]
         self._call("linear", c.addressof(layer), m, at(keep[0]), k, y.address, y.stride, code, at(scratch))
         del tables

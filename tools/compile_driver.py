@@ -15,6 +15,10 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.utils.exceptions import DiagnosticException
 
 from qvit.backends.c import Sources, emit
+from qvit.backends.systolic.container import save_program
+from qvit.backends.systolic.lowering.lower import lower
+from qvit.backends.systolic.machine import load_machine
+from qvit.backends.systolic.program import Program
 from qvit.dialects.atomic import replacing_folder
 from qvit.dialects.ops.nonlinear import LayerNormOp
 from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
@@ -34,7 +38,7 @@ from qvit.transforms.ptq.scheme import read_overrides
 from qvit.transforms.ptq.sites import Role
 
 FILES = ("model.mlir", "model.safetensors", "report.json", "report.html", "summary.txt", "statistics.npz")
-TARGETS = ("c",)
+TARGETS = ("c", "program.qisa")
 STATE = ".calibration.npz"
 
 
@@ -217,6 +221,9 @@ def _compile(args: argparse.Namespace) -> None:
     out, pixels = _output(args.output), Pixels(args.mean, args.std, args.crop)
     if args.weights_array and args.target != "c":
         raise UsageError("--weights-array is for --target c")
+    if args.machine and args.target != "systolic":
+        raise UsageError("--machine is for --target systolic")
+    machine = load_machine(args.machine or "small")
     _scheme(args, 1)  # what is wrong with its options is said before any work
     module, declined = _load(args, pixels)
     scheme = _scheme(args, _channels(module))
@@ -226,16 +233,26 @@ def _compile(args: argparse.Namespace) -> None:
     with nullcontext() if samples is None else _resumable(out) as state:
         compiled, report = _report(args, module, samples, scheme, state)
         sources = emit(compiled.module) if args.target == "c" else None
-        _write(out, compiled, report, declined, sources, args.weights_array)
+        program = lower(compiled.module, machine) if args.target == "systolic" else None
+        _write(out, compiled, report, declined, sources, args.weights_array, program)
     for warning in report.warnings:
         print(f"qvit-compile: warning: {warning}", file=sys.stderr)
     print(report.text(), end="")
     if sources is not None:
         print(sources.summary())
+    if program is not None:
+        words, data = len(program.instructions), sum(len(content) for content in program.data.values())
+        print(f"systolic: machine {machine.name}, {words:,} words, {data / 2**20:.2f} MiB of weights and constants")
 
 
 def _write(
-    out: Path, compiled: Compiled, report: CompileReport, declined: list[Remark], sources: Sources | None, array: bool
+    out: Path,
+    compiled: Compiled,
+    report: CompileReport,
+    declined: list[Remark],
+    sources: Sources | None,
+    array: bool,
+    program: Program | None,
 ) -> None:
     """The whole folder, or nothing."""
     from qvit.tools.page.compiled import compiled_page
@@ -251,6 +268,8 @@ def _write(
         if sources is not None:
             (folder / "c").mkdir()
             sources.write(folder / "c", array)
+        if program is not None:
+            save_program(program, folder / "program.qisa")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -25,9 +25,10 @@ examples:
 DIR holds images alone: RGB for a model of 3 channels, grey for one of 1. FILE.npz has one array for each input, samples
 along its first axis. What does not fill the last batch is filled up with the first samples.
 
-The folder OUT gets model.mlir with model.safetensors, report.json, report.html and summary.txt, with --target c also a
-folder c of C11 (model.h, model.c, kernels, model.weights, main.c, Makefile, CMakeLists.txt), all or none of them. It
-must be new, or hold what an earlier run wrote. A run that is interrupted while it calibrates goes on when started again.
+The folder OUT gets model.mlir with model.safetensors, report.json, report.html and summary.txt; with --target c also a
+folder c of C11 (model.h, model.c, kernels, model.weights, main.c, Makefile, CMakeLists.txt); with --target systolic also
+program.qisa, which qvit-run simulates and qvit-asm -d shows; all or none of them. It must be new, or hold what an earlier
+run wrote. A run that is interrupted while it calibrates goes on when started again.
 
 Exit status: 0 success; 1 the input or a pass failed, with one line on stderr; 2 wrong usage.
 """
@@ -86,7 +87,10 @@ def parser() -> argparse.ArgumentParser:
     add("model", type=Path, help="a .onnx model, float or with QuantizeLinear nodes, or a .mlir file")
     add("-o", "--output", type=Path, required=True, metavar="OUT", help="the folder to write")
     add("--scheme", type=_scheme, default="best", metavar="NAME", help="how to get to integers (default best)")
-    add("--target", choices=("c",), metavar="c", help="also write the program as C, into OUT/c")
+    add(
+        "--target", choices=("c", "systolic"), help="also write it as C, into OUT/c, or for a machine, OUT/program.qisa"
+    )
+    add("--machine", default="", metavar="NAME|FILE", help="with --target systolic: the machine (default small)")
     add("--weights-array", action="store_true", help="with --target c: the weights as a C array, too")
     add("--list-schemes", action=_List, nargs=0, help="list the schemes")
 

@@ -57,6 +57,11 @@ PASSES: dict[str, tuple[str, str, str]] = {
         "LowerToLinalgPass",
         "Lower to linalg, tensor, arith and math: plain MLIR, for other compilers, that computes the same to the last bit.",
     ),
+    "lower-to-systolic": (
+        "qvit.backends.systolic.lower_to_systolic",
+        "LowerToSystolicPass",
+        "Lower @main to a program of a systolic machine: tiles, addresses, an order for each unit, and tokens between them.",
+    ),
     "canonicalize": (
         "xdsl.transforms.canonicalize",
         "CanonicalizePass",

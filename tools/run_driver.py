@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -19,26 +20,72 @@ from qvit.backends.interpreter import (
     trace_names,
 )
 from qvit.backends.interpreter import run as run_function
-from qvit.dialects.atomic import replacing
-from qvit.dialects.functions import INTEGER_ONLY, MAIN
+from qvit.backends.systolic.container import load_program
+from qvit.backends.systolic.dialect import ProgramOp, program_of
+from qvit.backends.systolic.lowering.lower import lower
+from qvit.backends.systolic.machine import load_machine
+from qvit.backends.systolic.program import Program
+from qvit.backends.systolic.simulator.trace import chrome_trace, utilisation_table
+from qvit.dialects.atomic import replacing, write_text
+from qvit.dialects.functions import DEQUANTIZE_OUTPUTS, INTEGER_ONLY, MAIN, QUANTIZE_INPUTS, stages
 from qvit.dialects.semantics.integers import Array
 from qvit.frontends.errors import did_you_mean
 from qvit.tools.arguments import UsageError
-from qvit.tools.backends import compared, run_c
+from qvit.tools.backends import compared, run_c, simulated, summary
 from qvit.tools.common import guarded, parse_dims, read_mlir, read_onnx
 from qvit.tools.progress import progress
 
 
-def _load(args: argparse.Namespace) -> ModuleOp:
+@dataclass(frozen=True)
+class _Stage:
+    """A function of the model, or a program of a machine in the place of @main: names of what goes in and comes out."""
+
+    name: str
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+    function: FuncOp | None
+
+    @classmethod
+    def of(cls, function: FuncOp) -> "_Stage":
+        return cls(function.sym_name.data, input_names(function), output_names(function), function)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What is run; program: where @main is one already. Without a module there is only the program."""
+
+    module: ModuleOp
+    program: Program | None
+    stages: Sequence[_Stage]
+
+
+def _load(args: argparse.Namespace) -> _Model:
     path: Path = args.model
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     if path.suffix == ".onnx":
         outputs = [name for name in args.outputs.split(",") if name]
-        return read_onnx(path, outputs, parse_dims(args.dim), args.calibrate)[0]
-    if args.outputs or args.dim or args.calibrate:
+        module = read_onnx(path, outputs, parse_dims(args.dim), args.calibrate)[0]
+    elif args.outputs or args.dim or args.calibrate:
         raise UsageError("--outputs, --dim and --calibrate are for .onnx models")
-    return read_mlir(path)
+    elif path.suffix == ".qisa":
+        program = load_program(path)
+        return _Model(ModuleOp([]), program, [_program_stage(program)])
+    else:
+        module = read_mlir(path)
+    program = program_of(module) if any(isinstance(op, ProgramOp) for op in module.ops) else None
+    if args.function and not (program is not None and args.function == MAIN):
+        return _Model(module, None, [_Stage.of(find_function(module, args.function))])
+    if program is None:
+        return _Model(module, None, [_Stage.of(function) for function in find_stages(module)])
+    ends = {function.sym_name.data: _Stage.of(function) for function in stages(module)}
+    ends[MAIN] = _program_stage(program)
+    order = (MAIN,) if args.function else (QUANTIZE_INPUTS, MAIN, DEQUANTIZE_OUTPUTS)
+    return _Model(module, program, [ends[name] for name in order if name in ends])
+
+
+def _program_stage(program: Program) -> _Stage:
+    return _Stage(MAIN, [port.name for port in program.inputs], [port.name for port in program.outputs], None)
 
 
 def _assign(options: Sequence[str], names: Sequence[str], what: str) -> dict[str, Path]:
@@ -83,19 +130,50 @@ def trace_file(folder: Path, name: str) -> Path:
     return folder.joinpath(*parts[:-1], f"{parts[-1] if parts else '_'}.npy")
 
 
-def _run(args: argparse.Namespace) -> None:
-    module = _load(args)
-    functions = [find_function(module, args.function)] if args.function else find_stages(module)
-    first, last = functions[0], functions[-1]
-    if (args.compare or args.backend == "c") and all(f.sym_name.data != MAIN for f in functions):
-        raise UsageError(f"only @{MAIN} runs in C, and --function asks for @{args.function}")
+def _check(args: argparse.Namespace, model: _Model) -> None:
+    """UsageError for options that do not go together."""
+    systolic = args.backend == "systolic" or "systolic" in (args.compare or ()) or model.program is not None
+    if (args.compare or args.backend != "interpreter") and all(stage.name != MAIN for stage in model.stages):
+        raise UsageError(f"only @{MAIN} runs on other backends, and --function asks for @{args.function}")
     if args.compare and args.trace:
         raise UsageError("--trace keeps the tensors of one backend: leave --compare out, and name it with --backend")
-    files = _assign(args.input, input_names(first), "input")
-    missing = [name for name in input_names(first) if name not in files]
+    if args.trace and systolic:
+        raise UsageError(
+            "--trace keeps the tensors of the interpreter or of C; a machine has bytes: --timeline says when"
+        )
+    if args.threads < 1 or (args.threads > 1 and not args.compare and args.backend != "c"):
+        raise UsageError(f"--threads is for the backend c, and 1 or more; found {args.threads} with {args.backend}")
+    if (args.machine or args.timeline or args.utilisation) and not systolic:
+        raise UsageError("--machine, --timeline and --utilisation are for the backend systolic: name it with --backend")
+    if args.compare and (args.timeline or args.utilisation):
+        raise UsageError("--timeline and --utilisation are of one run: leave --compare out")
+    if model.program is not None and (args.compare or args.backend == "c"):
+        raise UsageError(f"{args.model} is a machine's program: nothing but the simulator runs it")
+    if model.program is not None and args.machine:
+        raise UsageError(f"{args.model} is a program of the machine {model.program.machine.name}: leave --machine out")
+
+
+def _simulate(args: argparse.Namespace, program: Program, inputs: Sequence[Array]) -> dict[str, Array]:
+    """The results of a program; what it took is printed, and kept where that is asked for."""
+    result = simulated(program, inputs)
+    print(summary(result))
+    if args.utilisation:
+        print(utilisation_table(result), end="")
+    if args.timeline:
+        write_text(args.timeline, chrome_trace(result))
+    return dict(result.outputs)
+
+
+def _run(args: argparse.Namespace) -> None:
+    model = _load(args)
+    _check(args, model)
+    module, first, last = model.module, model.stages[0], model.stages[-1]
+    machine = load_machine(args.machine or "small")
+    files = _assign(args.input, first.inputs, "input")
+    missing = [name for name in first.inputs if name not in files]
     if missing:
         raise UsageError(f"no file for input {', '.join(missing)}: give it with --input {missing[0]}=FILE.npy")
-    targets = _assign(args.output, output_names(last), "output")
+    targets = _assign(args.output, last.outputs, "output")
     inputs = {name: _array(path) for name, path in files.items()}
     names = trace_names(module) if args.trace else {}
 
@@ -106,27 +184,34 @@ def _run(args: argparse.Namespace) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             _save(path, result)
 
-    def in_order(arrays: dict[str, Array], function: FuncOp) -> list[Array]:
+    def in_order(arrays: dict[str, Array], stage: _Stage) -> list[Array]:
         """The user's inputs by name; between functions, results in the order of arguments."""
-        return [arrays[name] for name in input_names(first)] if function is first else list(arrays.values())
+        return [arrays[name] for name in first.inputs] if stage is first else list(arrays.values())
 
     dtype = np.float32 if args.float32 else np.float64
-    with progress("running", total=sum(len(function.body.block.ops) for function in functions)) as step:
+    total = sum(len(stage.function.body.block.ops) for stage in model.stages if stage.function is not None)
+    with progress("running", total=total) as step:
         results = inputs
-        for function in functions:
-            name = function.sym_name.data
-            if args.compare and name == MAIN:
-                results, count = compared(module, in_order(results, function))
-                print(f"{' and '.join(args.compare)}: {count} tensors of @{MAIN} are equal")
-            elif args.backend == "c" and name == MAIN:
-                results = run_c(module, in_order(results, function), observe if args.trace else None)
+        for stage in model.stages:
+            given = in_order(results, stage)
+            if stage.function is None:
+                assert model.program is not None
+                results = _simulate(args, model.program, given)
+            elif args.compare and stage.name == MAIN:
+                results, count = compared(module, given, args.compare, args.threads, machine)
+                what = "results" if "systolic" in args.compare else "tensors"
+                print(f"{' and '.join(args.compare)}: {count} {what} of @{MAIN} are equal")
+            elif args.backend == "c" and stage.name == MAIN:
+                results = run_c(module, given, observe if args.trace else None, args.threads)
+            elif args.backend == "systolic" and stage.name == MAIN:
+                results = _simulate(args, lower(module, machine), given)
             else:
                 results = run_function(
                     module,
-                    in_order(results, function),
-                    function=name,
+                    given,
+                    function=stage.name,
                     float_dtype=dtype,
-                    integers_only=not args.function and INTEGER_ONLY in function.attributes,
+                    integers_only=not args.function and INTEGER_ONLY in stage.function.attributes,
                     observe=observe,
                 )
     for name, array in results.items():

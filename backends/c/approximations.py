@@ -12,8 +12,8 @@ from math import prod
 import numpy as np
 from xdsl.ir import Operation, SSAValue
 
-from qvit.backends.c.loops import broadcast, loop
-from qvit.backends.c.step import Context, Emitter, Step, c_type, literal, refusal, type_of
+from qvit.backends.c.loops import broadcast, of_elements, part
+from qvit.backends.c.step import Context, Emitter, Share, Step, c_type, literal, refusal, type_of
 from qvit.dialects.approximations import PtfLayerNorm, PtfLayerNormPublished, Quad, Sm8, Sm8Late, Sw, SwLate, Table
 from qvit.dialects.approximations.base import (
     Approximation,
@@ -171,12 +171,17 @@ def _wide_bits(approximation: PtfLayerNormPublished, tables: Sequence[Array]) ->
 
 
 def _step(
-    op: ApproximatedOp, results: Mapping[str, SSAValue], body: str, words: int, mask: SSAValue | None = None
+    op: ApproximatedOp,
+    results: Mapping[str, SSAValue],
+    body: str,
+    words: int,
+    share: Share,
+    mask: SSAValue | None = None,
 ) -> Step:
     operands: dict[str, SSAValue] = {"x": op.input, **dict(zip(op.approximation.data.tables, op.tables, strict=True))}
     if mask is not None:
         operands["mask"] = mask
-    return Step((op,), operands, results, body, scratch=8 * words, headers=_HEADERS)
+    return Step((op,), operands, results, body, scratch=8 * words, headers=_HEADERS, share=share)
 
 
 _ROW = "int64_t *row = (int64_t *)scratch;\n"
@@ -218,8 +223,8 @@ def _softmax(ctx: Context, op: IntSoftmaxOp) -> Step:
         f"{call};",
         _store(op.outputs[0], n, f"i * {n}"),
     )
-    body = _ROW + loop("i", prod(shape[:-1]), "\n".join(lines))
-    return _step(op, results, body, shape[-1], op.mask)
+    body = _ROW + part("i", "\n".join(lines))
+    return _step(op, results, body, shape[-1], Share(prod(shape[:-1])), op.mask)
 
 
 def _function(ctx: Context, op: IntFunctionOp) -> Step:
@@ -231,13 +236,13 @@ def _function(ctx: Context, op: IntFunctionOp) -> Step:
         return _rows(op, op.result, zero_point)
     size = prod(shape)
     lines = (
-        f"const size_t n = {size} - i < {_CHUNK} ? {size} - i : {_CHUNK};",
+        f"const size_t n = end - i < {_CHUNK} ? end - i : {_CHUNK};",
         f"qk_load_{_suffix(codes)}(n, x + i, {literal(zero_point)}, row);",
         f"{_call(op).on('n')};",
         _store(op.result, "n", "i"),
     )
-    chunks = loop("i", size, "\n".join(lines)).replace("++i", f"i += {_CHUNK}", 1)
-    return _step(op, {"y": op.result}, _ROW + chunks, min(size, _CHUNK))
+    chunks = part("i", "\n".join(lines), _CHUNK)
+    return _step(op, {"y": op.result}, _ROW + chunks, min(size, _CHUNK), of_elements(size))
 
 
 def _layer_norm(ctx: Context, op: IntLayerNormOp) -> Step:
@@ -255,8 +260,8 @@ def _rows(op: ApproximatedOp, result: SSAValue, zero_point: int) -> Step:
         f"{_call(op).on(n)};",
         _store(result, n, f"i * {n}"),
     )
-    body = _ROW + loop("i", prod(shape[:-1]), "\n".join(lines))
-    return _step(op, {"y": result}, body, shape[-1])
+    body = _ROW + part("i", "\n".join(lines))
+    return _step(op, {"y": result}, body, shape[-1], Share(prod(shape[:-1])))
 
 
 APPROXIMATION_EMITTERS: dict[type[Operation], Emitter] = {

@@ -10,9 +10,9 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import ReturnOp
 from xdsl.ir import OpResult, SSAValue
 
-from qvit.backends.c.plan import ALIGNMENT, Buffer, Plan, place
+from qvit.backends.c.plan import ALIGNMENT, Buffer, Plan, aligned, place
 from qvit.backends.c.program import Port, Program, program_of, texts
-from qvit.backends.c.step import Step, bytes_of, c_type, indented, literal, size_of, type_of
+from qvit.backends.c.step import Share, Step, bytes_of, c_type, indented, literal, size_of, type_of
 from qvit.backends.c.weights import HEADER, MARK, VERSION, Blob, ByteOrder, Constant, blob_of
 from qvit.dialects.functions import DEQUANTIZE_OUTPUTS, QUANTIZE_INPUTS, stages
 from qvit.dialects.semantics.integers import Array, IntType
@@ -148,7 +148,10 @@ class _Writer:
         self.plan = place(self.buffers)
         self.outputs = _outputs(program)
         self.inputs = {port.value: k for k, port in enumerate(program.inputs)}
-        self.headers = list(dict.fromkeys(["qk_base.h", *(h for step in program.steps for h in step.headers)]))
+        self.headers = list(
+            dict.fromkeys(["qk_base.h", "qk_threads.h", *(h for step in program.steps for h in step.headers)])
+        )
+        self.scratch = max((aligned(step.scratch) for step in program.steps if step.share), default=0)
 
     def _constants(self) -> Iterator[tuple[Hashable, tuple[Array, IntType | None]]]:
         used = {self.program.home(v) for step in self.program.steps for v in step.operands.values()}
@@ -183,10 +186,15 @@ class _Writer:
             "#define WEIGHTS(type, offset) ((const type *)(const void *)(weights + (offset)))\n",
             "#ifdef QVIT_TRACE\n"
             "void (*qvit_trace)(size_t index, const void *data, size_t bytes);\n"
-            "#define TRACE(index, data, bytes) (qvit_trace ? qvit_trace(index, data, bytes) : (void)0)\n"
+            "#define TRACE(index, data, bytes) \\\n"
+            "    do { \\\n"
+            "        if (part == 0 && qvit_trace) qvit_trace(index, data, bytes); \\\n"
+            "        MEET(); \\\n"
+            "    } while (0)\n"
             "#else\n#define TRACE(index, data, bytes) ((void)0)\n#endif\n",
             *(self._function(i, step) for i, step in enumerate(self.program.steps)),
             self._tensors(),
+            self._walk(),
             self._init(),
             self._run(),
         ]
@@ -201,6 +209,7 @@ class _Writer:
             *(f"const {c_type(array.dtype)} *QK_RESTRICT {name}" for name, array in step.constants.items()),
             *(f"{c_type(type_of(v))} *QK_RESTRICT {name}" for name, v in step.results.items()),
             *(["void *QK_RESTRICT scratch"] if step.scratch else []),
+            *(["size_t begin", "size_t end"] if step.share else []),
         ]
         names = [parameter.rsplit(" ", 1)[1] for parameter in parameters]
         unused = "".join(f"(void){n};\n" for n in names if not re.search(rf"\b{n}\b", step.body))
@@ -220,8 +229,11 @@ static const uint8_t digest[32] = {{
     {rows[1]},
 }};
 
+/* On a machine with the lowest byte first, and on another. */
+static const uint64_t checksums[2] = {{UINT64_C({self.blob.checksum("little")}), UINT64_C({self.blob.checksum("big")})}};
+
 size_t qvit_arena_size(void) {{
-    return {max(self.plan.size, ALIGNMENT)};
+    return PLANNED + THREADS;
 }}
 
 size_t qvit_weights_size(void) {{
@@ -260,8 +272,37 @@ int qvit_init(qvit_model *model, void *arena, size_t arena_size, const void *wei
     if (weights_size < qvit_weights_size()) {{
         return QVIT_WEIGHTS_TRUNCATED;
     }}
+    /* what steps take for granted of their constants, such as indices inside tables, holds of these alone */
+    const uint32_t one = 1;
+    const int big = *(const unsigned char *)&one == 0;
+    if (qk_checksum(header + {HEADER}, qvit_weights_size() - {HEADER}) != checksums[big]) {{
+        return QVIT_WEIGHTS_DAMAGED;
+    }}
 {self._start()}    model->arena = (unsigned char *)arena;
     model->weights = header;
+#if QVIT_THREADS > 1
+    memset(POOL(model), 0, sizeof(qk_pool));
+    POOL(model)->parts = 1;
+#endif
+    return QVIT_OK;
+}}
+
+size_t qvit_max_threads(void) {{
+    return QVIT_THREADS;
+}}
+
+int qvit_set_threads(qvit_model *model, size_t threads) {{
+    if (!model || !model->arena) {{
+        return QVIT_NULL_POINTER;
+    }}
+    if (threads < 1 || threads > QVIT_THREADS) {{
+        return QVIT_TOO_MANY_THREADS;
+    }}
+#if QVIT_THREADS > 1
+    if (qk_set_threads(POOL(model), threads) != 0) {{
+        return QVIT_NO_THREAD;
+    }}
+#endif
     return QVIT_OK;
 }}
 
@@ -276,8 +317,11 @@ const char *qvit_message(int status) {{
         "the weights are for a machine of another byte order",
         "the weights are of another model",
         "the weights are truncated",
+        "the weights are damaged",
         "an input has a value that does not fit its type",
         "the processor has not what the kernels of QVIT_VARIANT need",
+        "the number of threads is not 1 to the QVIT_THREADS that the program was compiled with",
+        "a thread could not be started",
     }};
     return status >= 0 && (size_t)status < sizeof messages / sizeof *messages ? messages[status] : "unknown status";
 }}
@@ -330,26 +374,48 @@ const qvit_tensor *qvit_{kind}(size_t index) {{
                     f"    if (!{kind}[i]) {{\n        return QVIT_NULL_POINTER;\n    }}\n}}"
                 )
         lines += [text for k, port in enumerate(self.program.inputs) if (text := _range_check(k, port))]
-        lines.append("unsigned char *const arena = model->arena;\nconst unsigned char *const weights = model->weights;")
-        lines.append("(void)arena;\n(void)weights;")
+        lines.append("const run job = {model->arena, model->weights, inputs, outputs};")
+        lines.append(
+            "#if QVIT_THREADS > 1\nqk_run_all(POOL(model), walk, &job);\n#else\nwalk(&job, 0, 1);\n#endif\nreturn QVIT_OK;"
+        )
+        head = "int qvit_run(const qvit_model *model, const void *const *inputs, void *const *outputs) {"
+        return f"{head}\n{_body(lines)}}}\n"
+
+    def _walk(self) -> str:
+        """All steps, of each that can be divided one part."""
+        lines = [
+            "const run *const r = (const run *)job;",
+            "unsigned char *const arena = r->arena;\nconst unsigned char *const weights = r->weights;",
+            "const void *const *const inputs = r->inputs;\nvoid *const *const outputs = r->outputs;",
+            *(f"(void){name};" for name in ("arena", "weights", "inputs", "outputs", "part", "parts")),
+        ]
         number = 0
         for i, step in enumerate(self.program.steps):
             lines += self._call(i, step)
+            lines.append("MEET();")
             for value in step.results.values():
                 lines.append(f"TRACE({number}, {self._place(value, True)}, {bytes_of(value)});")
                 number += 1
-        lines += self._copies()
-        lines.append("return QVIT_OK;")
-        head = "int qvit_run(const qvit_model *model, const void *const *inputs, void *const *outputs) {"
-        return f"{head}\n{indented(chr(10).join(lines))}}}\n"
+        if copies := list(self._copies()):
+            lines += ["ONE {", *(f"    {copy}" for copy in copies), "}"]
+        if copies or not self.program.steps:
+            lines.append("MEET();")
+        sizes = (
+            f"enum {{ PLANNED = {max(self.plan.size, ALIGNMENT)}, SCRATCHES = {self.scratch} }};\n\n"
+            "typedef struct {\n    unsigned char *arena;\n    const unsigned char *weights;\n"
+            "    const void *const *inputs;\n    void *const *outputs;\n} run;\n\n"
+        )
+        return f"{sizes}static void walk(const void *job, size_t part, size_t parts) {{\n{_body(lines)}}}\n"
 
     def _call(self, i: int, step: Step) -> Iterator[str]:
         private = {name: self.plan.offsets[i, name] for name, _ in _private(self.program, self.blob, step)}
         arguments: list[str] = []
+        unpacked = False
         for name, value in step.operands.items():
             if name in private:
                 place = self.blob.places[self.program.home(value)]
                 yield _unpacked(private[name], place, value)
+                unpacked = True
                 arguments.append(f"ARENA({c_type(type_of(value))}, {private[name]})")
             else:
                 arguments.append(self._place(value, True))
@@ -358,10 +424,15 @@ const qvit_tensor *qvit_{kind}(size_t index) {{
             for name, array in step.constants.items()
         ]
         arguments += [self._place(value, False) for value in step.results.values()]
+        if unpacked:
+            yield "MEET();"
         if step.scratch:
-            arguments.append(f"arena + {private['scratch']}")
-        call = f"{self._name(i)}({', '.join(arguments)});"
-        yield call if len(call) <= 116 else f"{self._name(i)}(\n    {(',' + chr(10) + '    ').join(arguments)});"
+            arguments.append(f"{'SCRATCH' if step.share else 'arena + '}({private['scratch']})")
+        if step.share:
+            arguments.append(_share(step.share))
+        one = "" if step.share else "ONE "
+        call = f"{one}{self._name(i)}({', '.join(arguments)});"
+        yield call if len(call) <= 116 else f"{one}{self._name(i)}(\n    {(',' + chr(10) + '    ').join(arguments)});"
 
     def _copies(self) -> Iterator[str]:
         """Results that are arguments, constants, or results once more."""
@@ -389,6 +460,15 @@ const qvit_tensor *qvit_{kind}(size_t index) {{
             if (name := function.sym_name.data) in (QUANTIZE_INPUTS, DEQUANTIZE_OUTPUTS):
                 yield f" * @{name}:"
                 yield from (f" *   {text}" for op, text in texts(function) if not isinstance(op, ReturnOp))
+
+
+def _share(share: Share) -> str:
+    return f"SHARE({share.extent}, {share.grain})"
+
+
+def _body(lines: Sequence[str]) -> str:
+    """The statements of a function; what the preprocessor reads stands at the margin."""
+    return indented("\n".join(lines)).replace("\n    #", "\n#")
 
 
 def _comment(text: str) -> str:
@@ -425,6 +505,6 @@ def _unpacked(offset: int, place: Constant, value: SSAValue) -> str:
     assert place.packed is not None
     held = place.packed
     return (
-        f"qk_unpack(arena + {offset}, WEIGHTS(uint8_t, {place.offset}), {size_of(value)}, {held.bits},"
-        f" {int(held.signed)});"
+        f"qk_unpack(arena + {offset}, WEIGHTS(uint8_t, {place.offset}), {held.bits}, {int(held.signed)},"
+        f" {_share(Share(size_of(value), ALIGNMENT))});"
     )

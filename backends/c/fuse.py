@@ -16,9 +16,9 @@ from xdsl.ir import Operation, SSAValue
 
 from qvit.backends.c import packing
 from qvit.backends.c.emitters.quantization import factor, whole
-from qvit.backends.c.loops import row_major
+from qvit.backends.c.loops import of_elements, row_major
 from qvit.backends.c.plan import aligned
-from qvit.backends.c.step import CompileError, Context, Step, literal, size_of, type_of
+from qvit.backends.c.step import CompileError, Context, Share, Step, literal, size_of, type_of
 from qvit.dialects.approximations import Ln, Quad, Sm8Late, Table
 from qvit.dialects.approximations.base import RangeError, look_up
 from qvit.dialects.attributes import Form
@@ -181,24 +181,32 @@ def _table(approximation: Table, table: Array, zero: int, codes: IntType, result
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer as C: `layer` is declared, of `constants`; kernel: what computes it; type: of its result."""
+    """A layer as C: `layer` is declared, of `constants`; written: the qk_type of its result; scratch: what computing it takes;
+    type: of its result."""
 
     declaration: str
     constants: Mapping[str, Array]
-    kernel: str
+    written: str
+    scratch: int
     type: IntType
 
 
 def _layer(
-    weight: Array, bias: Array | None, zero_point: int, signed: bool, codes: _Codes | None, function: _Function | None
+    weight: Array,
+    kept: IntType,
+    bias: Array | None,
+    zero_point: int,
+    signed: bool,
+    codes: _Codes | None,
+    function: _Function | None,
 ) -> _Layer | None:
-    """weight [n, k]. codes None: the sums themselves."""
+    """weight [n, k], kept: its type. codes None: the sums themselves."""
     n, k = weight.shape
     if not n or not k or weight.min() < -128 or weight.max() > 127:
         return None
     mult, shift, before = (codes.mult, codes.shift, codes.before) if codes else (np.array(1), np.array(0), np.array(0))
     offset = (np.zeros(n, np.int64) if bias is None else widen(bias)) - before
-    packed = packing.layer(weight, offset, zero_point, signed, mult, shift)
+    packed = packing.layer(weight, offset, zero_point, signed, mult, shift, kept)
     if packed is None:
         return None
     held = codes.type if codes else I32
@@ -206,21 +214,27 @@ def _layer(
     declaration = (
         (function.declaration if function else "")
         + f"const qk_layer layer = {{{n}, {k}, panels, bias, {'mult, shift' if codes else 'NULL, NULL'},"
-        + f" {codes.zero if codes else 0}, {literal(held.lo)}, {literal(held.hi)}, {quad}, {table}}};\n"
+        + f" {codes.zero if codes else 0}, {literal(held.lo)}, {literal(held.hi)}, {quad}, {table},"
+        + f" {packed.held.bits}, {packed.sign}}};\n"
     )
     constants = {"panels": packed.panels, "bias": packed.bias, **(function.constants if function else {})}
     if codes:
         constants |= {"mult": packed.mult, "shift": packed.shift}
     result = function.type if function else held
-    element = _element(result)
-    return (
-        None if element is None else _Layer(declaration, constants, f"qk_linear_{element if codes else 'acc'}", result)
-    )
+    if (element := _element(result)) is None:
+        return None
+    scratch = linear_scratch(k) if packed.held.bits == 8 else packed_scratch(k)
+    return _Layer(declaration, constants, f"QK_{(element if codes else 'acc').upper()}", scratch, result)
 
 
 def linear_scratch(k: int) -> int:
     """qk_linear_scratch."""
     return 16 * 64 * 6 + aligned(16 * (k + 4))
+
+
+def packed_scratch(k: int) -> int:
+    """qk_packed_scratch."""
+    return linear_scratch(k) + 64 * -(-k // 4) * 4
 
 
 def linear(ctx: Context, op: Operation) -> Step | None:
@@ -252,16 +266,18 @@ def linear(ctx: Context, op: Operation) -> Step | None:
         return None
     if held.bits > 8 or zero.ndim:
         return None
-    layer = _layer(weight, bias, int(zero), held.signed, codes, function)
+    layer = _layer(weight, type_of(product.weight), bias, int(zero), held.signed, codes, function)
     if layer is None:
         return None
     n, k = weight.shape
-    rows = prod(shape[:-1])
-    work, x, before = linear_scratch(k), "x", ""
+    rows, work, x, before = prod(shape[:-1]), layer.scratch, "x", ""
     if held.signed:
         before, x, work = _unsigned(rows * k, work), "rows", work + aligned(rows * k)
-    body = f"{layer.declaration}{before}{layer.kernel}(&layer, {rows}, {x}, {k}, y, {n}, scratch);"
-    return Step(tuple(ops), {"x": product.input}, {"y": op.results[0]}, body, layer.constants, work, HEADERS)
+    body = (
+        f"{layer.declaration}{before}qk_linear(&layer, {rows}, {x}, {k}, y, {n}, {layer.written}, scratch, begin, end);"
+    )
+    share = Share(rows * len(packing.panels(n)))
+    return Step(tuple(ops), {"x": product.input}, {"y": op.results[0]}, body, layer.constants, work, HEADERS, share)
 
 
 def _unsigned(size: int, at: int) -> str:
@@ -285,27 +301,41 @@ def patches(ctx: Context, op: Operation) -> Step | None:
     padding = product.padding.get_values()
     if any(padding) and not held.lo <= int(zero) <= held.hi:
         return None
-    layer = _layer(weight.reshape(len(weight), -1), bias, int(zero), held.signed, codes, None)
+    rows, kept = weight.reshape(len(weight), -1), type_of(product.weight)
+    layer = _layer(rows, kept, bias, int(zero), held.signed, codes, None)
     if layer is None:
         return None
     (batch, channels, height, width), (outputs, _, kh, kw) = shape_of(product.input), weight.shape
     high, wide = shape_of(product.result)[2:]
     k, places = channels * kh * kw, high * wide
-    work = linear_scratch(k)
+    work = layer.scratch
     turned = work + aligned(places * k)
-    numbers = (channels, height, width, kh, kw, *product.strides.get_values(), *product.dilations.get_values())
-    shape = ", ".join(map(str, (*numbers, *padding[:2], high, wide)))
+    # threads divide the rows of the result; for one that begins further down, the padding above is less (modulo 2^64)
+    strides, dilations = product.strides.get_values(), product.dilations.get_values()
+    numbers = (
+        channels,
+        height,
+        width,
+        kh,
+        kw,
+        *strides,
+        *dilations,
+        f"{padding[0]} - begin * {strides[0]}",
+        padding[1],
+    )
+    shape = ", ".join(map(str, (*numbers, "end - begin", wide)))
     planes = f"(const uint8_t *)x + b * {channels * height * width}"
     body = f"""\
 {layer.declaration}uint8_t *const rows = (uint8_t *)scratch + {work};
 int16_t *const codes = (int16_t *)(void *)((uint8_t *)scratch + {turned});
+const size_t places = (end - begin) * {wide};
 for (size_t b = 0; b < {batch}; ++b) {{
     qk_im2col({shape}, {planes}, {int(zero) & 255}, {128 if held.signed else 0}, rows);
-    qk_linear_s16(&layer, {places}, rows, {k}, codes, {outputs}, scratch);
-    qk_transpose_s16({places}, {outputs}, codes, {outputs}, y + b * {places * outputs}, {places});
+    qk_chosen->linear(&layer, places, rows, {k}, codes, {outputs}, QK_S16, scratch);
+    qk_transpose_s16(places, {outputs}, codes, {outputs}, y + b * {places * outputs} + begin * {wide}, {places});
 }}"""
-    scratch = turned + aligned(2 * places * outputs)
-    return Step((product, op), {"x": product.input}, {"y": op.result}, body, layer.constants, scratch, HEADERS)
+    scratch, ends = turned + aligned(2 * places * outputs), ({"x": product.input}, {"y": op.result})
+    return Step((product, op), *ends, body, layer.constants, scratch, HEADERS, Share(high))
 
 
 # --- attention ---
@@ -425,18 +455,17 @@ def attention(ctx: Context, op: Operation) -> Step | None:
     )
     values = ", ".join(n if isinstance(n, str) else literal(n) for n in numbers)
     cast = "(uint8_t *)" if held.signed else ""
-    at = {
-        name: f"{name} + b * {strides[0]} + h * {strides[1]}, {strides[2]}"
-        for name, strides in {"q": q.strides, "k": (*k.strides[:2], k.strides[3]), "v": v.strides, "y": y}.items()
-    }
+    strides = {"q": q.strides, "k": (*k.strides[:2], k.strides[3]), "v": v.strides, "y": y}
+    at = {name: f"{name} + b * {s[0]} + h * {s[1]}" for name, s in strides.items()}
+    # threads divide the rows of all heads
     body = f"""\
-const qk_attention head = {{{values}}};
-for (size_t b = 0; b < {batch}; ++b) {{
-    for (size_t h = 0; h < {heads}; ++h) {{
-        qk_chosen->attention(
-            &head, {at["q"]}, {at["k"]}, {at["v"]},
-            {cast}({at["y"].replace(",", "),", 1)}, scratch);
-    }}
+qk_attention head = {{{values}}};
+for (size_t i = begin; i < end; i += head.tokens) {{
+    const size_t b = i / {heads * tokens}, h = i / {tokens} % {heads}, row = i % {tokens};
+    head.tokens = end - i < {tokens} - row ? end - i : {tokens} - row;
+    qk_chosen->attention(
+        &head, {at["q"]} + row * {q.strides[2]}, {q.strides[2]}, {at["k"]}, {k.strides[3]}, {at["v"]}, {v.strides[2]},
+        {cast}({at["y"]} + row * {y[2]}), {y[2]}, scratch);
 }}"""
     return Step(
         (*(moved for view in views for moved in view.via), early, scores, softmax, late, *ops),
@@ -446,6 +475,7 @@ for (size_t b = 0; b < {batch}; ++b) {{
         {"weights": weights},
         attention_scratch(keys, depth, width),
         HEADERS,
+        Share(batch * heads * tokens),
     )
 
 
@@ -465,10 +495,11 @@ def function(ctx: Context, op: Operation) -> Step | None:
         return None
     n, element = size_of(op.result), _element(found.type)
     if found.quad == "NULL":
-        body = f"qk_chosen->table(table, {n}, (const uint8_t *)x, (uint8_t *)y);"
+        body = "qk_chosen->table(table, end - begin, (const uint8_t *)x + begin, (uint8_t *)y + begin);"
     else:
-        body = f"{found.declaration}qk_chosen->quad(&f, 1, {n}, x, {n}, y, {n}, QK_{(element or '').upper()});"
-    return Step((op,), {"x": op.input}, {"y": op.result}, body, found.constants, 0, HEADERS)
+        kind = f"QK_{(element or '').upper()}"
+        body = f"{found.declaration}qk_chosen->quad(&f, 1, end - begin, x + begin, 0, y + begin, 0, {kind});"
+    return Step((op,), {"x": op.input}, {"y": op.result}, body, found.constants, 0, HEADERS, of_elements(n))
 
 
 def layer_norm(ctx: Context, op: Operation) -> Step | None:
@@ -492,10 +523,11 @@ def layer_norm(ctx: Context, op: Operation) -> Step | None:
     numbers = ", ".join(map(literal, (channels, found.guard, result.lo, result.hi, found.epsilon)))
     body = (
         f"const qk_ln f = {{{numbers}, gain, offset}};\n"
-        f"qk_chosen->ln(&f, {rows}, x, {channels}, y, {channels}, QK_{(_element(result) or '').upper()});"
+        f"qk_chosen->ln(&f, end - begin, x + begin * {channels}, {channels}, y + begin * {channels}, {channels},"
+        f" QK_{(_element(result) or '').upper()});"
     )
     constants = {name: table.astype(np.int32) for name, table in zip(("gain", "offset"), known, strict=True)}
-    return Step((op,), {"x": op.input}, {"y": op.result}, body, constants, 0, HEADERS)
+    return Step((op,), {"x": op.input}, {"y": op.result}, body, constants, 0, HEADERS, Share(rows))
 
 
 def residual(ctx: Context, op: Operation) -> Step | None:
@@ -516,8 +548,9 @@ def residual(ctx: Context, op: Operation) -> Step | None:
     if any(abs(mult) >= 1 << 31 for mult in mults):
         return None
     numbers = ", ".join(map(literal, (*mults, shift, *(int(zero) for zero in zeros), held.lo, held.hi)))
-    body = f"const qk_add f = {{{numbers}}};\nqk_chosen->add(&f, {size_of(op.result)}, a, b, y);"
-    return Step((op,), {"a": op.lhs, "b": op.rhs}, {"y": op.result}, body, {}, 0, HEADERS)
+    body = f"const qk_add f = {{{numbers}}};\nqk_chosen->add(&f, end - begin, a + begin, b + begin, y + begin);"
+    share = of_elements(size_of(op.result))
+    return Step((op,), {"a": op.lhs, "b": op.rhs}, {"y": op.result}, body, {}, 0, HEADERS, share)
 
 
 Fusion: TypeAlias = Callable[[Context, Operation], Step | None]

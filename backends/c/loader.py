@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -94,12 +95,13 @@ class Loaded:
     One call at a time: all share one arena.
     """
 
-    def __init__(self, sources: Sources, flags: Sequence[str] = (), folder: Path | None = None) -> None:
-        self.sources, self._flags, self._folder = sources, tuple(flags), folder
+    def __init__(
+        self, sources: Sources, flags: Sequence[str] = (), folder: Path | None = None, threads: int = 1
+    ) -> None:
+        self.sources, self._flags, self._folder, self._threads = sources, tuple(flags), folder, threads
         self._weights = _aligned(len(sources.weights))
         self._weights[:] = np.frombuffer(sources.weights, np.uint8)
-        self._arena = _aligned(sources.arena)
-        self._plain = _Library(build(sources, self._flags, folder), self._arena, self._weights)
+        self._plain = _Library(build(sources, self._flags, folder), self._weights, threads)
         self._tracing: _Library | None = None
 
     @property
@@ -118,7 +120,7 @@ class Loaded:
         """(the results, every tensor that a step made with the value of @main that it is, in their order)."""
         if self._tracing is None:
             library = build(self.sources, (*self._flags, "-DQVIT_TRACE"), self._folder)
-            self._tracing = _Library(library, self._arena, self._weights)
+            self._tracing = _Library(library, self._weights, self._threads)
         kept: list[tuple[OpResult, Array]] = []
 
         def keep(index: int, data: int, size: int) -> None:
@@ -147,32 +149,41 @@ def load(
     cache: Path | None = None,
     variant: str | None = None,
     fused: bool = True,
+    threads: int = 1,
 ) -> Loaded:
     """@main of a compiled module, compiled with the system's C compiler: a callable on arrays of integers.
 
     flags: for the compiler, after FLAGS. cache: the folder of compiled programs, by default `cache_folder()`.
     variant: "portable", "avx2", "avx512" or "neon", by default the fastest kernels that the processor has; ValueError where
-    it has not what they need. fused: see `program_of`. CompileError where an operation has no C; NoCompiler without a
-    compiler.
+    it has not what they need. fused: see `program_of`. threads: that compute, of the same results; ValueError where they
+    are none or cannot be started. CompileError where an operation has no C; NoCompiler without a compiler.
     """
+    if threads < 1:
+        raise ValueError(f"expected 1 thread or more, found {threads}")
     sources = emit(module, "little" if sys.byteorder == "little" else "big", fused)
     chosen = () if variant is None else (f'-DQVIT_VARIANT="{variant}"',)
-    return Loaded(sources, (*flags, *chosen), cache)
+    several = () if threads == 1 else (f"-DQVIT_THREADS={threads}", "-pthread")
+    return Loaded(sources, (*flags, *chosen, *several), cache, threads)
 
 
 class _Library:
     """A shared library with a model that is ready to run."""
 
-    def __init__(self, path: Path, arena: Array, weights: Array) -> None:
+    def __init__(self, path: Path, weights: Array, threads: int) -> None:
         self._library = ctypes.CDLL(str(path))
         self._library.qvit_message.restype = ctypes.c_char_p
+        self._library.qvit_arena_size.restype = ctypes.c_size_t
         self._model = (ctypes.c_void_p * 2)()
-        size = ctypes.c_size_t
+        size, arena = ctypes.c_size_t, _aligned(self._library.qvit_arena_size())
         self._require(
             self._library.qvit_init(
                 self._model, _pointer(arena), size(arena.size), _pointer(weights), size(weights.size)
             )
         )
+        self._arena = arena
+        self._require(self._library.qvit_set_threads(self._model, size(threads)))
+        if threads > 1:  # they live in the arena: they end before it, and before the interpreter does
+            weakref.finalize(self, _stop, self._library, self._model, arena)
 
     def _require(self, status: int) -> None:
         if status:
@@ -193,6 +204,11 @@ class _Library:
             yield
         finally:
             hook.value = None
+
+
+def _stop(library: ctypes.CDLL, model: "ctypes.Array[ctypes.c_void_p]", arena: Array) -> None:
+    """Ends the threads of a model; its arena is kept until then."""
+    library.qvit_set_threads(model, ctypes.c_size_t(1))
 
 
 _HOOK = ctypes.CFUNCTYPE(None, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t)

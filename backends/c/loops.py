@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from qvit.backends.c.step import indented
+from qvit.backends.c.plan import ALIGNMENT
+from qvit.backends.c.step import Share, indented
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ def vector(axis: int | None, rank: int) -> Access:
     return Access(tuple(1 if i == axis else 0 for i in range(rank)))
 
 
+MANY = 64
+"""Rounds of a loop that threads divide."""
+
 At = Mapping[str, str]
 """The C expression of each tensor's index, by the tensor's name."""
 
@@ -44,18 +48,45 @@ def nest(shape: Sequence[int], accesses: Mapping[str, Access], body: Callable[[A
 
     Loops that all tensors walk through in one stride are one loop. Nothing where there is no element.
     """
+    return _nest(shape, accesses, body, prefix, divided=False)[0]
+
+
+def shared(shape: Sequence[int], accesses: Mapping[str, Access], body: Callable[[At], str]) -> tuple[str, Share | None]:
+    """As `nest`, with begin..end as one of the loops; what `body` writes does not overlap for any two indices."""
+    return _nest(shape, accesses, body, "i", divided=True)
+
+
+def _nest(
+    shape: Sequence[int], accesses: Mapping[str, Access], body: Callable[[At], str], prefix: str, divided: bool
+) -> tuple[str, Share | None]:
     if not prod(shape):
-        return ""
+        return "", None
     sizes, kept = _merged(shape, accesses)
     names = [f"{prefix}{k}" if len(sizes) > 1 else prefix for k in range(len(sizes))]
     text = body({name: _index(access, names) for name, access in kept.items()})
-    for name, size in reversed(list(zip(names, sizes, strict=True))):
-        text = loop(name, size, text)
-    return text
+    # the outermost loop of many rounds, else the longest: the parts of threads are then about equal
+    longest = sizes.index(max(sizes)) if sizes else None
+    which = next((k for k, size in enumerate(sizes) if size >= MANY), longest) if divided else None
+    for k, (name, size) in reversed(list(enumerate(zip(names, sizes, strict=True)))):
+        text = part(name, text) if k == which else loop(name, size, text)
+    if which is None:
+        return text, None
+    return text, of_elements(sizes[which])
+
+
+def of_elements(extent: int) -> Share:
+    """So many that parts may begin at cache lines and nearly be of one size: they do."""
+    return Share(extent, ALIGNMENT if extent >= MANY * ALIGNMENT else 1)
 
 
 def loop(name: str, size: int, body: str) -> str:
     return f"for (size_t {name} = 0; {name} < {size}; ++{name}) {{\n{indented(body)}}}"
+
+
+def part(name: str, body: str, step: int = 1) -> str:
+    """The loop over what a thread computes: see `Share`."""
+    advance = f"++{name}" if step == 1 else f"{name} += {step}"
+    return f"for (size_t {name} = begin; {name} < end; {advance}) {{\n{indented(body)}}}"
 
 
 def _merged(shape: Sequence[int], accesses: Mapping[str, Access]) -> tuple[list[int], dict[str, Access]]:

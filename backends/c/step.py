@@ -30,8 +30,9 @@ class Step:
 
     operands, results: tensors by the name of their C parameter, a pointer to its first element in row-major order;
     constants: further tensors that the emitter made, read only, packed beside the weights; scratch: bytes of a parameter
-    `scratch`, aligned to 64. body: the statements of the function. headers: kernels that it calls. ops: the operations
-    that it computes, the last of them makes the results.
+    `scratch`, aligned to 64, of each thread its own. body: the statements of the function. headers: kernels that it calls.
+    ops: the operations that it computes, the last of them makes the results. share: what threads divide, None where one
+    has to do it all.
     """
 
     ops: tuple[Operation, ...]
@@ -41,6 +42,18 @@ class Step:
     constants: Mapping[str, Array] = field(default_factory=dict[str, Array])
     scratch: int = 0
     headers: tuple[str, ...] = ()
+    share: "Share | None" = None
+
+
+@dataclass(frozen=True)
+class Share:
+    """The body computes begin..end (size_t) of 0..extent: 0 or more whole grains, the last of which may be shorter.
+
+    What it writes for two numbers does not overlap, and it reads nothing that it writes for others.
+    """
+
+    extent: int
+    grain: int = 1
 
 
 @dataclass(frozen=True)

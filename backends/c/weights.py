@@ -3,7 +3,7 @@
 The header (64 bytes) is the bytes "QVIT", the version and a mark of the byte order as 32-bit numbers, 4 bytes of 0, the
 size of the blob as a 64-bit number, and the SHA-256 of what follows the header in little-endian order: the model.
 Numbers, and elements wider than a byte, are in the byte order of the target. Elements of less than 8 bits are packed
-without gaps, least significant bit first, where a tensor is large enough to be worth it.
+without gaps, least significant bit first, where a tensor is large enough to be worth it; in panels as packing.py says.
 """
 
 import hashlib
@@ -73,6 +73,19 @@ class Blob:
         sign = "<" if order == "little" else ">"
         header = MAGIC + struct.pack(f"{sign}IIIQ", VERSION, MARK, 0, self.size) + self.digest()
         return b"".join([header.ljust(HEADER, b"\0"), *self._body(order)])
+
+    def checksum(self, order: ByteOrder) -> int:
+        """`qk_checksum` of what follows the header, on a machine of that byte order."""
+        words = np.frombuffer(
+            b"".join(self._body(order)), np.dtype(np.uint64).newbyteorder("<" if order == "little" else ">")
+        )
+        words = words.reshape(-1, 8)
+        left = np.arange(len(words), 0, -1, dtype=np.uint64)
+        total = 0
+        for part in (*words.sum(axis=0, dtype=np.uint64), *np.einsum("t,ti->i", left, words)):
+            total = (total ^ int(part)) * 0x9E3779B97F4A7C15 % (1 << 64)
+            total ^= total >> 32
+        return total
 
     def _body(self, order: ByteOrder) -> list[bytes]:
         sign = "<" if order == "little" else ">"

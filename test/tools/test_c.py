@@ -1,6 +1,7 @@
 """The C backend behind the tools: qvit-compile --target c, qvit-run --backend c and --compare."""
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,15 @@ def test_backends_that_agree(run: Tool, compiled: Path) -> None:
     np.testing.assert_array_equal(np.load("y.npy"), X.T)
 
 
+def test_threads(run: Tool, compiled: Path) -> None:
+    for command in (["--backend", "c", "--output", "y.npy"], ["--compare", "interpreter,c", "--output", "y.npy"]):
+        run("model.mlir", "--input", "x.npy", *command, "--threads", "3").succeeded()
+        np.testing.assert_array_equal(np.load("y.npy"), X.T)
+    for wrong in (["--threads", "2"], ["--backend", "c", "--threads", "0"]):
+        said = run("model.mlir", "--input", "x.npy", *wrong).failed(2)
+        assert "--threads is for the backend c, and 1 or more" in said
+
+
 def test_backends_that_differ(run: Tool, compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first operation that differs is named, not those behind it, and nothing is written."""
     wrong = {**program.EMITTERS, AddOp: lambda ctx, op: _one_more(emitters.elementwise.arithmetic(ctx, op))}
@@ -71,7 +81,7 @@ def test_backends_that_differ(run: Tool, compiled: Path, monkeypatch: pytest.Mon
 
 
 def _one_more(step: program.Step) -> program.Step:
-    return program.Step(step.ops, step.operands, step.results, f"{step.body}\ny[5] += 1;")
+    return replace(step, body=f"{step.body}\ny[5] += 1;")
 
 
 @pytest.mark.parametrize("text", ["interpreter", "c,c", "c,python", ""])

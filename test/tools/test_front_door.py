@@ -98,7 +98,8 @@ def test_every_scheme_is_a_pass() -> None:
 @pytest.mark.parametrize("name", [name for name in OURS if name not in registry.SCHEMES])
 def test_flag_is_the_name_of_the_file(name: str) -> None:
     module, class_name, _ = PASSES[name]
-    assert module == f"qvit.transforms.{name.replace('-', '_')}"
+    folder = "backends.systolic" if name == "lower-to-systolic" else "transforms"
+    assert module == f"qvit.{folder}.{name.replace('-', '_')}"
     assert getattr(importlib.import_module(module), class_name).__module__ == module
 
 
@@ -108,8 +109,9 @@ def test_summary_is_the_first_line_of_the_docstring(name: str) -> None:
 
 
 def test_plain_xdsl_opt_has_our_passes() -> None:
-    assert set(UNIVERSE.all_passes) == set(OURS)
-    for name, load in UNIVERSE.all_passes.items():
+    passes = {**UNIVERSE.all_passes, **MACHINES.all_passes}
+    assert set(passes) == set(OURS)
+    for name, load in passes.items():
         assert load() is pass_class(name)
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from xdsl.ir import SSAValue
 
 from qvit.backends.c.emitters.products import Wrapping
-from qvit.backends.c.loops import Access, At, broadcast, dense, nest
-from qvit.backends.c.step import Context, Step, c_type, literal, type_of
+from qvit.backends.c.loops import Access, At, broadcast, dense, nest, shared
+from qvit.backends.c.step import Context, Share, Step, c_type, literal, type_of
 from qvit.dialects.ops.elementwise import AddOp, ClipOp, CompareOp, MulOp, SelectOp, SubOp
 from qvit.dialects.ops.nonlinear import ArgmaxOp, ReduceSumOp
 from qvit.dialects.types import shape_of
@@ -63,7 +63,8 @@ def _elementwise(
 ) -> Step:
     shape = shape_of(result)
     accesses = {name: broadcast(shape_of(value), shape) for name, value in operands.items()}
-    return Step((op,), operands, {"y": result}, nest(shape, {**accesses, "y": dense(shape)}, body))
+    text, share = shared(shape, {**accesses, "y": dense(shape)}, body)
+    return Step((op,), operands, {"y": result}, text, share=share)
 
 
 def reduce_sum(_: Context, op: ReduceSumOp) -> Step:
@@ -82,7 +83,8 @@ def reduce_sum(_: Context, op: ReduceSumOp) -> Step:
         start = f"const {c_type(type_of(op.input))} *from = x + {at['x']};\n" if inner else ""
         return f"{start}{sums.type} sum = 0;\n{inner}\ny[{at['y']}] = {sums.back}(sum);"
 
-    return Step((op,), {"x": op.input}, {"y": op.result}, _outer(shape, kept, body))
+    text, share = _outer(shape, kept, body)
+    return Step((op,), {"x": op.input}, {"y": op.result}, text, share=share)
 
 
 def argmax(_: Context, op: ArgmaxOp) -> Step:
@@ -100,7 +102,8 @@ def argmax(_: Context, op: ArgmaxOp) -> Step:
             f"y[{at['y']}] = best;"
         )
 
-    return Step((op,), {"x": op.input}, {"y": op.result}, _outer(shape, kept, body))
+    text, share = _outer(shape, kept, body)
+    return Step((op,), {"x": op.input}, {"y": op.result}, text, share=share)
 
 
 def _split(shape: Sequence[int], axes: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -108,7 +111,7 @@ def _split(shape: Sequence[int], axes: Sequence[int]) -> tuple[list[int], list[i
     return [i for i in range(len(shape)) if i not in axes], [i for i in range(len(shape)) if i in axes]
 
 
-def _outer(shape: Sequence[int], kept: Sequence[int], body: Callable[[At], str]) -> str:
+def _outer(shape: Sequence[int], kept: Sequence[int], body: Callable[[At], str]) -> tuple[str, Share | None]:
     """A nest over the axes that are kept, of what is reduced: x there is its first element, y the result."""
     sizes = [shape[i] for i in kept]
-    return nest(sizes, {"x": Access(tuple(dense(shape).strides[i] for i in kept)), "y": dense(sizes)}, body)
+    return shared(sizes, {"x": Access(tuple(dense(shape).strides[i] for i in kept)), "y": dense(sizes)}, body)

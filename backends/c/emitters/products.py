@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from xdsl.ir import SSAValue
 
-from qvit.backends.c.loops import Access, broadcast, dense, loop, nest
-from qvit.backends.c.step import Context, Step, c_type, indented, literal, narrowest, type_of
+from qvit.backends.c.loops import Access, At, broadcast, dense, loop, part, shared
+from qvit.backends.c.step import Context, Share, Step, c_type, indented, literal, narrowest, type_of
 from qvit.dialects.attributes import ZeroPointAttr
 from qvit.dialects.ops.products import Conv2dOp, LinearOp, MatmulOp, ShiftMatmulOp
 from qvit.dialects.semantics.integers import Array, Int64, IntType, magnitude, widen
@@ -68,7 +68,8 @@ def linear(ctx: Context, op: LinearOp) -> Step:
         if folded is not None:
             dot = loop("k", inputs, "sum += x[k] * w[k];")
             body = f"int32_t sum = 0;\n{dot}\ny[n] = sum + b[n];"
-            return Step((op,), operands, {"y": op.result}, _rows(rows, outputs, inputs, body), {"b": folded})
+            text, share = _rows(rows, outputs, inputs, body)
+            return Step((op,), operands, {"y": op.result}, text, {"b": folded}, share=share)
     term, constants = zero_term(zw, "zw", "n")
     if op.bias is not None:
         operands["b"] = op.bias
@@ -78,7 +79,8 @@ def linear(ctx: Context, op: LinearOp) -> Step:
     right = centred(op.weight, "w[k]", zw, term, sums)
     dot = loop("k", inputs, f"sum += {left} * {right};")
     body = f"{sums.type} sum = {start};\n{dot}\ny[n] = {sums.back}(sum);"
-    return Step((op,), operands, {"y": op.result}, _rows(rows, outputs, inputs, body), constants)
+    text, share = _rows(rows, outputs, inputs, body)
+    return Step((op,), operands, {"y": op.result}, text, constants, share=share)
 
 
 def _folded(op: LinearOp, weight: Int64, zx: Array, bias: Array | None) -> Array | None:
@@ -92,25 +94,28 @@ def _folded(op: LinearOp, weight: Int64, zx: Array, bias: Array | None) -> Array
     return start.astype(np.int32) if largest < 1 << 31 else None
 
 
-def _rows(rows: int, outputs: int, inputs: int, body: str) -> str:
+def _rows(rows: int, outputs: int, inputs: int, body: str) -> tuple[str, Share]:
     """For each row x of the input and y of the result, and each row w of the weights."""
-    weights = f"w += {inputs};"
-    columns = f"for (size_t n = 0; n < {outputs}; ++n, {weights[:-1]}) {{\n{indented(body)}}}"
     if rows == 1:
-        return columns
-    head = f"for (size_t m = 0; m < {rows}; ++m, x += {inputs}, y += {outputs}, w -= {outputs * inputs}) {{"
-    return f"{head}\n{indented(columns)}}}"
+        return (
+            f"w += begin * {inputs};\nfor (size_t n = begin; n < end; ++n, w += {inputs}) {{\n{indented(body)}}}",
+            Share(outputs),
+        )
+    columns = f"for (size_t n = 0; n < {outputs}; ++n, w += {inputs}) {{\n{indented(body)}}}"
+    start = f"x += begin * {inputs};\ny += begin * {outputs};\n"
+    head = f"for (size_t m = begin; m < end; ++m, x += {inputs}, y += {outputs}, w -= {outputs * inputs}) {{"
+    return f"{start}{head}\n{indented(columns)}}}", Share(rows)
 
 
 def matmul(ctx: Context, op: MatmulOp) -> Step:
     zero = ctx.zero_point(op.lhs_zero_point)
-    factor = centred(op.lhs, "a[{a}]", zero, literal(int(zero)), Wrapping.of(type_of(op.result)))
+    factor = centred(op.lhs, "left[{a}]", zero, literal(int(zero)), Wrapping.of(type_of(op.result)))
     return _matmul(ctx, op, op.lhs, op.rhs, op.rhs_zero_point, factor)
 
 
 def shift_matmul(ctx: Context, op: ShiftMatmulOp) -> Step:
     sums = Wrapping.of(type_of(op.result))
-    factor = f"{sums.to}(a[{{a}}] > 15 ? 0 : 32768 >> a[{{a}}])"
+    factor = f"{sums.to}(left[{{a}}] > 15 ? 0 : 32768 >> left[{{a}}])"
     return _matmul(ctx, op, op.lhs, op.rhs, op.rhs_zero_point, factor)
 
 
@@ -133,22 +138,23 @@ def _matmul(
     left = broadcast(shape_of(lhs)[:-2], batch)
     right = broadcast(shape_of(rhs)[:-2], batch)
     accesses = {
-        "a": Access((*[s * rows * depth for s in left.strides], depth, 1)),
-        "b": Access((*[s * depth * columns for s in right.strides], 0, columns)),
-        "y": Access((*dense(shape).strides[:-1], 0)),
+        "a": Access((*[s * rows * depth for s in left.strides], depth)),
+        "b": Access((*[s * depth * columns for s in right.strides], 0)),
+        "y": Access(dense(shape).strides[:-1]),
     }
-    types = {"b": c_type(type_of(rhs)), "y": c_type(result)}
-    body = nest(
-        (*batch, rows, depth),
-        accesses,
-        lambda at: (
-            f"const {types['b']} *row = b + {at['b']};\n{types['y']} *to = y + {at['y']};\n"
-            f"const {sums.type} factor = {factor.format(a=at['a'])};\n{product}"
-        ),
-    )
-    size = int(np.prod(shape, dtype=np.int64))
-    cleared = f"memset(y, 0, {size} * sizeof *y);\n{body}"
-    return Step((op,), {"a": lhs, "b": rhs}, {"y": op.result}, cleared, constants)
+    types = {"a": c_type(type_of(lhs)), "b": c_type(type_of(rhs)), "y": c_type(result)}
+
+    def body(at: At) -> str:
+        cleared = f"{types['y']} *to = y + {at['y']};\nmemset(to, 0, {columns} * sizeof *to);\n"
+        if not depth:
+            return cleared
+        number = f"const {sums.type} factor = {factor.format(a='k')};\n{product}"
+        terms = loop("k", depth, number).replace("++k", f"++k, row += {columns}", 1)
+        rows = f"const {types['a']} *left = a + {at['a']};\nconst {types['b']} *row = b + {at['b']};\n"
+        return f"{rows}{cleared}{terms}"
+
+    text, share = shared((*batch, rows), accesses, body)
+    return Step((op,), {"a": lhs, "b": rhs}, {"y": op.result}, text, constants, share=share)
 
 
 def conv2d(ctx: Context, op: Conv2dOp) -> Step:
@@ -180,6 +186,5 @@ def conv2d(ctx: Context, op: Conv2dOp) -> Step:
     start = f"{sums.to}(b[o])" if op.bias is not None else "0"
     target = f"y[((n * {outputs} + o) * {out_h} + i) * {out_w} + j]"
     body = f"{sums.type} sum = {start};\n{planes}\n{target} = {sums.back}(sum);"
-    for name, size in (("j", out_w), ("i", out_h), ("o", outputs), ("n", batch)):
-        body = loop(name, size, body)
-    return Step((op,), operands, {"y": op.result}, body, constants)
+    body = loop("n", batch, part("o", loop("i", out_h, loop("j", out_w, body))))
+    return Step((op,), operands, {"y": op.result}, body, constants, share=Share(outputs))

@@ -12,7 +12,7 @@ from xdsl.dialects.builtin import IntegerAttr
 from xdsl.ir import Operation, SSAValue
 
 from qvit.backends.c.emitters.products import less, limit
-from qvit.backends.c.loops import Access, At, broadcast, dense, nest, vector
+from qvit.backends.c.loops import Access, At, broadcast, dense, shared, vector
 from qvit.backends.c.step import Context, Step, c_type, literal, narrowest, refusal, type_of
 from qvit.dialects.attributes import DyadicAttr, Form, PotAttr
 from qvit.dialects.ops.quantization import AddRequantOp, RequantizeOp, ThresholdOp
@@ -172,7 +172,8 @@ def _step(
     accesses["y"] = dense(shape)
     accesses |= {number.name: vector(axis, len(shape)) for number in numbers if number.values.ndim}
     constants = {name: array for number in numbers for name, array in number.constant.items()}
-    return Step((op,), operands, {"y": result}, nest(shape, accesses, body), constants)
+    text, share = shared(shape, accesses, body)
+    return Step((op,), operands, {"y": result}, text, constants, share=share)
 
 
 def add_requant(ctx: Context, op: AddRequantOp) -> Step:
@@ -241,4 +242,5 @@ def threshold(_: Context, op: ThresholdOp) -> Step:
         count = f"const {c_type(type_of(op.thresholds))} *levels = {first};\n{count}" if levels else ""
         return f"int64_t code = {op.lowest.value.data};\n{count}y[{at['y']}] = ({c_type(result)})code;"
 
-    return Step((op,), {"x": op.input, "t": op.thresholds}, {"y": op.result}, nest(shape, accesses, body))
+    text, share = shared(shape, accesses, body)
+    return Step((op,), {"x": op.input, "t": op.thresholds}, {"y": op.result}, text, share=share)

@@ -1,9 +1,11 @@
 """Operations that only move elements, as copies; a reshape is none, for its result is the operand's memory."""
 
+from math import prod
+
 from xdsl.ir import SSAValue
 
-from qvit.backends.c.loops import Access, At, broadcast, dense, nest
-from qvit.backends.c.step import Context, Step, literal, refusal, type_of
+from qvit.backends.c.loops import Access, At, broadcast, dense, of_elements, part, shared
+from qvit.backends.c.step import Context, Share, Step, literal, refusal, size_of, type_of
 from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, SliceOp, TransposeOp
 from qvit.dialects.types import shape_of
 
@@ -28,22 +30,33 @@ def broadcast_to(_: Context, op: BroadcastOp) -> Step:
 def _copy(op: TransposeOp | SliceOp | BroadcastOp, x: SSAValue, access: Access) -> Step:
     type_of(x)
     shape = shape_of(op.result)
-    body = nest(shape, {"y": dense(shape), "x": access}, lambda at: f"y[{at['y']}] = x[{at['x']}];")
-    return Step((op,), {"x": x}, {"y": op.result}, body)
+    body, share = shared(shape, {"y": dense(shape), "x": access}, lambda at: f"y[{at['y']}] = x[{at['x']}];")
+    return Step((op,), {"x": x}, {"y": op.result}, body, share=share)
 
 
 def concat(_: Context, op: ConcatOp) -> Step:
     type_of(op.result)
-    axis, whole = op.axis.value.data, dense(shape_of(op.result)).strides
+    shape, axis = shape_of(op.result), op.axis.value.data
+    rows, whole = prod(shape[:axis]), prod(shape[axis:])
     parts = {f"x{k}": value for k, value in enumerate(op.inputs)}
-    loops: list[str] = []
+    copies: list[str] = []
     start = 0
     for name, value in parts.items():
-        shape = shape_of(value)
-        accesses = {"x": dense(shape), "y": Access(whole, start * whole[axis])}
-        loops.append(nest(shape, accesses, lambda at, name=name: f"y[{at['y']}] = {name}[{at['x']}];"))
-        start += shape[axis]
-    return Step((op,), parts, {"y": op.result}, "\n".join(filter(None, loops)))
+        size = size_of(value) // rows
+        if not size:
+            continue
+        if rows == 1:  # begin..end are elements of the result
+            copies.append(
+                f"for (size_t i = begin > {start} ? begin : {start}; i < end && i < {start + size}; ++i) {{\n"
+                f"    y[i] = {name}[i - {start}];\n}}"
+            )
+        else:
+            copies.append(f"memcpy(y + i * {whole} + {start}, {name} + i * {size}, {size} * sizeof *y);")
+        start += size
+    text = "\n".join(copies)
+    if rows == 1:
+        return Step((op,), parts, {"y": op.result}, text, share=of_elements(whole))
+    return Step((op,), parts, {"y": op.result}, part("i", text), share=Share(rows))
 
 
 def gather(ctx: Context, op: GatherOp) -> Step:
@@ -71,4 +84,5 @@ def gather(ctx: Context, op: GatherOp) -> Step:
         return f"y[{at['y']}] = x[{first}{index}{step}];"
 
     operands: dict[str, SSAValue] = {"x": op.input, "at": op.indices}
-    return Step((op,), operands, {"y": op.result}, nest(shape_of(op.result), accesses, body))
+    text, share = shared(shape_of(op.result), accesses, body)
+    return Step((op,), operands, {"y": op.result}, text, share=share)

@@ -84,6 +84,42 @@ QK_ATTR static inline void qk_avx512_tile(const int8_t *panel, size_t steps, siz
     }
 }
 
+/* ---- weights of fewer than 8 bits ---- */
+
+#define QK_OWN_UNPACK
+QK_ATTR QK_NOINLINE static void qk_avx512_unpack(const uint8_t *from, size_t groups, int32_t bits, int32_t sign, int8_t *to)
+{
+    const __m512i four = _mm512_set1_epi8(15), two = _mm512_set1_epi8(3), top = _mm512_set1_epi8((char)sign);
+    /* of the pairs, each 128 bits have another two bits of the same bytes; of the last bits, each 64 another one */
+    const __m512i pair = _mm512_set_epi64(0x0006000600060006, 0x0006000600060006, 0x0004000400040004, 0x0004000400040004,
+                                          0x0002000200020002, 0x0002000200020002, 0, 0);
+    const __m512i which = _mm512_sllv_epi64(_mm512_set1_epi64(0x0101010101010101), _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0));
+    const __m512i last = _mm512_set1_epi8((char)(1 << (bits - 1)));
+    const __m128i below = _mm_cvtsi32_si128(bits & 4);
+    for (; groups > 0; groups--, to += 64) {
+        __m512i code = _mm512_setzero_si512();
+        if (bits & 4) {
+            const __m256i both = _mm256_loadu_si256((const __m256i *)(const void *)from);
+            code = _mm512_inserti64x4(_mm512_castsi256_si512(both), _mm256_srli_epi16(both, 4), 1);
+            code = _mm512_and_si512(code, four);
+            from += 32;
+        }
+        if (bits & 2) {
+            const __m512i all = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)from));
+            const __m512i part = _mm512_and_si512(_mm512_srlv_epi16(all, pair), two);
+            code = _mm512_or_si512(code, _mm512_sll_epi16(part, below));
+            from += 16;
+        }
+        if (bits & 1) {
+            int64_t all;
+            memcpy(&all, from, 8);
+            code = _mm512_or_si512(code, _mm512_maskz_mov_epi8(_mm512_test_epi8_mask(_mm512_set1_epi64(all), which), last));
+            from += 8;
+        }
+        _mm512_storeu_si512(to, _mm512_sub_epi8(_mm512_xor_si512(code, top), top));
+    }
+}
+
 /* ---- what follows the product ---- */
 
 /* The high halves of a m, odd lanes of m also in `odd`. */
@@ -391,6 +427,7 @@ QK_ATTR static void qk_avx512_add(const qk_add *f, size_t n, const int16_t *a, c
 
 #include "qk_plain.h"
 #undef QK_OWN_TILE
+#undef QK_OWN_UNPACK
 #undef QK_OWN_STORE
 #undef QK_OWN_DIVIDE
 #undef QK_OWN_TABLE

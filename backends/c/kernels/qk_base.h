@@ -265,14 +265,38 @@ static inline int64_t qk_big_clamp(qk_big a, int64_t lo, int64_t hi) {
     return qk_clamp(qk_i64((uint64_t)a.limb[1] << 32 | a.limb[0]), lo, hi);
 }
 
+/* --- what memory holds: a number that damage changes --- */
+
+/* Of `size` bytes, a multiple of 64, as 64-bit words in the byte order of this machine: the sum of every eighth word, and the sum
+ * of what that sum is after each of them, made one number. Damage leaves it as it is by a chance of 2^-64. */
+static inline uint64_t qk_checksum(const unsigned char *data, size_t size) {
+    uint64_t first[8] = {0}, second[8] = {0}, all = 0;
+    for (size_t at = 0; at < size; at += 64) {
+        uint64_t word[8];
+        memcpy(word, data + at, 64);
+        for (int i = 0; i < 8; ++i) {
+            first[i] += word[i];
+            second[i] += first[i];
+        }
+    }
+    for (int i = 0; i < 16; ++i) {
+        all = (all ^ (i < 8 ? first[i] : second[i - 8])) * UINT64_C(0x9e3779b97f4a7c15);
+        all ^= all >> 32;
+    }
+    return all;
+}
+
 /* --- packed constants: `bits` bits a value, 1..7, least significant bit first, one after another --- */
 
-/* count values, of two's complement where `is_signed`, one value a byte. Reads exactly ceil(count * bits / 8) bytes. */
-static inline void qk_unpack(void *out, const uint8_t *packed, size_t count, unsigned bits, int is_signed) {
+/* Values begin..end - 1, of two's complement where `is_signed`, one value a byte; begin is a multiple of 8. Reads no byte
+ * beyond number ceil(end * bits / 8). */
+static inline void qk_unpack(
+    void *out, const uint8_t *packed, unsigned bits, int is_signed, size_t begin, size_t end) {
     uint8_t *y = (uint8_t *)out;
     const unsigned mask = (1u << bits) - 1, top = 1u << (bits - 1);
     unsigned held = 0, buffer = 0;
-    for (size_t i = 0; i < count; ++i) {
+    packed += begin / 8 * bits;
+    for (size_t i = begin; i < end; ++i) {
         if (held < bits) {
             buffer |= (unsigned)*packed++ << held;
             held += 8;

@@ -37,6 +37,7 @@ typedef struct {
     int32_t zero, lo, hi;  /* with quad: of its operand, 16 bits */
     const qk_quad *quad;   /* or NULL */
     const uint8_t *table;  /* or NULL: [256], by the code as an unsigned byte, as a byte */
+    int32_t bits, sign;    /* of a weight in `packed`: 8, or 1..7 and its highest bit, 0 where it has no sign */
 } qk_layer;
 
 /* softmax(q k^T) v, of one head, by sm8_late: scores = clip(round(q k^T score_mult / 2^score_shift) + score_zero), weights[d] of
@@ -168,12 +169,38 @@ static inline size_t qk_panel(size_t left)
     return blocks > 4 ? 3 : blocks;
 }
 
+/* A panel but the last. */
+enum { QK_PANEL = 48 };
+
+/* The columns of panels begin..end - 1 of a layer. */
+static inline qk_layer qk_panels(const qk_layer *l, size_t begin, size_t end)
+{
+    const size_t n = (size_t)l->n, first = begin * QK_PANEL;
+    size_t last = first;
+    for (size_t i = begin; i < end; i++) last += 16 * qk_panel(n - last);
+    qk_layer part = *l;
+    part.n = (int32_t)((last < n ? last : n) - first);
+    part.packed += first * qk_up((size_t)l->k, 4) / 8 * (size_t)l->bits; /* whole groups of 64 weights */
+    part.bias += first;
+    if (l->mult != NULL) {
+        part.mult += first;
+        part.shift += first;
+    }
+    return part;
+}
+
 enum { QK_TILE_ROWS = 16, QK_TILE_COLUMNS = 64, QK_BLOCK = 36, QK_LANES = 64 };
 
 static inline size_t qk_linear_scratch(size_t k)
 {
     /* a tile of sums, one of 16-bit codes, and rows padded to whole steps, or columns taken out of a panel */
     return QK_TILE_ROWS * QK_TILE_COLUMNS * 6 + qk_up(QK_TILE_ROWS * (k + 4), 64);
+}
+
+/* Of a layer with weights of less than 8 bits: a panel of them as bytes, too. */
+static inline size_t qk_packed_scratch(size_t k)
+{
+    return qk_linear_scratch(k) + QK_TILE_COLUMNS * qk_up(k, 4);
 }
 
 static inline size_t qk_attention_scratch(size_t keys, size_t depth, size_t width)
@@ -304,34 +331,24 @@ QK_UNUSED static int qk_start(const char *name)
 #endif
     while (count-- > 0)
         if (name == NULL || strcmp(name, found[count]->name) == 0) {
-            qk_chosen = found[count];
+            if (qk_chosen != found[count]) qk_chosen = found[count]; /* another thread may be reading it */
             return 0;
         }
     return -1;
 }
 
-static inline void qk_linear_s8(const qk_layer *l, size_t m, const uint8_t *x, size_t ldx, void *y, size_t ldy, void *scratch)
+/* The linear kernel on items begin..end - 1 of (panels of columns) x (rows), panel after panel: threads that divide these read
+ * about their part of the weights each, and have the same to do. */
+QK_UNUSED static void qk_linear(const qk_layer *l, size_t m, const uint8_t *x, size_t ldx, void *y, size_t ldy, qk_type type,
+                                void *scratch, size_t begin, size_t end)
 {
-    qk_chosen->linear(l, m, x, ldx, y, ldy, QK_S8, scratch);
-}
-
-static inline void qk_linear_u8(const qk_layer *l, size_t m, const uint8_t *x, size_t ldx, void *y, size_t ldy, void *scratch)
-{
-    qk_chosen->linear(l, m, x, ldx, y, ldy, QK_U8, scratch);
-}
-
-static inline void qk_linear_s16(const qk_layer *l, size_t m, const uint8_t *x, size_t ldx, void *y, size_t ldy, void *scratch)
-{
-    qk_chosen->linear(l, m, x, ldx, y, ldy, QK_S16, scratch);
-}
-
-static inline void qk_linear_s32(const qk_layer *l, size_t m, const uint8_t *x, size_t ldx, void *y, size_t ldy, void *scratch)
-{
-    qk_chosen->linear(l, m, x, ldx, y, ldy, QK_S32, scratch);
-}
-
-static inline void qk_linear_acc(const qk_layer *l, size_t m, const uint8_t *x, size_t ldx, void *y, size_t ldy, void *scratch)
-{
-    qk_chosen->linear(l, m, x, ldx, y, ldy, QK_ACC, scratch);
+    for (size_t panels, rows; begin < end; begin += panels * rows) {
+        const size_t panel = begin / m, row = begin % m, left = end - begin;
+        panels = row == 0 && left >= m ? left / m : 1;
+        rows = left < m - row ? left : m - row;
+        const qk_layer part = qk_panels(l, panel, panel + panels);
+        uint8_t *to = (uint8_t *)y + (row * ldy + panel * QK_PANEL) * qk_size(type);
+        qk_chosen->linear(&part, rows, x + row * ldx, ldx, to, ldy, type, scratch);
+    }
 }
 #endif

@@ -164,6 +164,46 @@ QK_ATTR static void QK_FN(finish)(const qk_layer *l, size_t first, size_t rows, 
         for (size_t i = 0; i < rows; i++) QK_FN(table)(l->table, n, y + i * ldy, y + i * ldy);
 }
 
+#ifndef QK_OWN_UNPACK
+/* Groups of 64 weights of 1..7 bits, as bytes. A group has its lowest 4 bits first, if bits & 4, then the next 2, if bits & 2,
+ * and the highest, if bits & 1; of w bits, byte i has those of weight i + 8 w j at its bit w j. */
+QK_ATTR QK_NOINLINE static void QK_FN(unpack)(const uint8_t *from, size_t groups, int32_t bits, int32_t sign, int8_t *to)
+{
+    const uint8_t pairs = (uint8_t)(bits & 4 ? 16 : 1), ones = (uint8_t)(pairs * (bits & 2 ? 4 : 1));
+    const uint8_t top = (uint8_t)sign;
+    for (; groups > 0; groups--, to += 64) {
+        uint8_t code[64] = {0};
+        if (bits & 4) {
+            for (size_t i = 0; i < 32; i++) code[i] = from[i] & 15;
+            for (size_t i = 0; i < 32; i++) code[32 + i] = from[i] >> 4;
+            from += 32;
+        }
+        if (bits & 2) {
+            for (size_t j = 0; j < 4; j++)
+                for (size_t i = 0; i < 16; i++) code[16 * j + i] |= (uint8_t)((from[i] >> (2 * j) & 3) * pairs);
+            from += 16;
+        }
+        if (bits & 1) {
+            for (size_t j = 0; j < 8; j++)
+                for (size_t i = 0; i < 8; i++) code[8 * j + i] |= (uint8_t)((from[i] >> j & 1) * ones);
+            from += 8;
+        }
+        for (size_t i = 0; i < 64; i++) to[i] = (int8_t)((uint8_t)((code[i] ^ top) - top));
+    }
+}
+#endif
+
+/* The next panel, of `size` bytes when unpacked: where it lies, or unpacked at the end of the scratch. */
+QK_ATTR static inline const int8_t *QK_FN(panel)(const qk_layer *l, const int8_t **next, size_t size, void *scratch)
+{
+    const int8_t *packed = *next;
+    *next += size / 8 * (size_t)l->bits;
+    if (l->bits == 8) return packed;
+    int8_t *to = (int8_t *)scratch + qk_linear_scratch((size_t)l->k);
+    QK_FN(unpack)((const uint8_t *)packed, size / 64, l->bits, l->sign, to);
+    return to;
+}
+
 #ifdef QK_OWN_TILE
 /* A variant's tile(panel, steps, blocks, bias, rows, x, ldx, sums, most) makes sums [rows][16 blocks] = bias + x w^T of a
  * panel; its most = tile_rows(m, blocks) says how many rows it takes at once. */
@@ -174,11 +214,12 @@ QK_ATTR static void QK_FN(linear)(const qk_layer *l, size_t m, const uint8_t *x,
     int32_t *tile = (int32_t *)scratch;
     int16_t *codes = (int16_t *)(tile + QK_TILE_ROWS * QK_TILE_COLUMNS);
     uint8_t *padded = (uint8_t *)(codes + QK_TILE_ROWS * QK_TILE_COLUMNS);
-    const int8_t *panel = l->packed;
+    const int8_t *next = l->packed;
     for (size_t first = 0, width; first < n; first += width) {
         const size_t blocks = qk_panel(n - first), most = QK_FN(tile_rows)(m, blocks);
         width = 16 * blocks;
         const size_t columns = n - first < width ? n - first : width;
+        const int8_t *panel = QK_FN(panel)(l, &next, 4 * steps * width, scratch);
         for (size_t i = 0; i < m; i += most) {
             if (m - i < most && m >= most) i = m - most; /* the last tile: some rows a second time */
             const size_t rows = m < most ? m : most;
@@ -195,7 +236,6 @@ QK_ATTR static void QK_FN(linear)(const qk_layer *l, size_t m, const uint8_t *x,
             QK_FN(tile)(panel, steps, blocks, l->bias + first, rows, from, ld, tile, most);
             QK_FN(finish)(l, first, rows, columns, tile, width, (uint8_t *)y + (i * ldy + first) * size, ldy, type, codes);
         }
-        panel += 4 * steps * width;
     }
 }
 #else
@@ -234,9 +274,10 @@ QK_ATTR static void QK_FN(linear)(const qk_layer *l, size_t m, const uint8_t *x,
     int32_t *tile = (int32_t *)scratch;
     int16_t *codes = (int16_t *)(tile + QK_TILE_ROWS * QK_TILE_COLUMNS);
     int8_t *columns = (int8_t *)(codes + QK_TILE_ROWS * QK_TILE_COLUMNS);
-    const int8_t *panel = l->packed;
+    const int8_t *next = l->packed;
     for (size_t first = 0, width; first < n; first += width) {
         width = 16 * qk_panel(n - first);
+        const int8_t *panel = QK_FN(panel)(l, &next, 4 * steps * width, scratch);
         for (size_t block = 0; block < width && first + block < n; block += 16) {
             const size_t at = first + block, count = n - at < 16 ? n - at : 16;
             for (size_t i = 0; i < steps; i++) /* 16 columns out of the panel, for all rows */
@@ -251,7 +292,6 @@ QK_ATTR static void QK_FN(linear)(const qk_layer *l, size_t m, const uint8_t *x,
                 QK_FN(finish)(l, at, rows, count, tile, 16, (uint8_t *)y + (i * ldy + at) * size, ldy, type, codes);
             }
         }
-        panel += 4 * steps * width;
     }
 }
 #endif
@@ -364,8 +404,8 @@ QK_ATTR static void QK_FN(attention)(const qk_attention *a, const int8_t *q, siz
         shift[j] = a->score_shift;
     }
     const qk_layer qk = {(int32_t)a->keys, (int32_t)depth, k_panels,     bias, mult, shift,
-                         a->score_zero,    a->score_lo,    a->score_hi, NULL, NULL};
-    const qk_layer pv = {(int32_t)a->width, (int32_t)keys, v_panels, none, NULL, NULL, 0, 0, 0, NULL, NULL};
+                         a->score_zero,    a->score_lo,    a->score_hi, NULL, NULL, 8, 0};
+    const qk_layer pv = {(int32_t)a->width, (int32_t)keys, v_panels, none, NULL, NULL, 0, 0, 0, NULL, NULL, 8, 0};
     for (size_t i = 0; i < a->tokens; i += QK_BLOCK) {
         const size_t left = a->tokens - i, most = QK_BLOCK, rows = left < most ? left : most;
         for (size_t r = 0; r < rows; r++) {

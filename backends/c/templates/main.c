@@ -1,4 +1,5 @@
-/* Runs the model once: main WEIGHTS INPUT... OUTPUT..., files of plain elements, one for each tensor of the model. */
+/* Runs the model once: main [-t THREADS] WEIGHTS INPUT... OUTPUT..., files of plain elements, one for each tensor of the
+ * model. */
 #define _POSIX_C_SOURCE 200809L
 
 #include "model.h"
@@ -69,8 +70,16 @@ static void *contents(const char *path, size_t *size) {
 
 int main(int count, char **arguments) {
     const size_t inputs = qvit_input_count(), outputs = qvit_output_count();
+    size_t threads = 1;
+    if (count > 2 && strcmp(arguments[1], "-t") == 0) {
+        char *end;
+        threads = (size_t)strtoul(arguments[2], &end, 10);
+        threads = *end ? 0 : threads;
+        count -= 2;
+        arguments += 2;
+    }
     if ((size_t)count != 2 + inputs + outputs) {
-        fprintf(stderr, "usage: main WEIGHTS");
+        fprintf(stderr, "usage: main [-t THREADS] WEIGHTS");
         for (size_t i = 0; i < inputs; ++i) {
             fprintf(stderr, " INPUT:%s", qvit_input(i)->name);
         }
@@ -89,6 +98,10 @@ int main(int count, char **arguments) {
     const int status = qvit_init(&model, allocate(qvit_arena_size()), qvit_arena_size(), weights, size);
     if (status != QVIT_OK) {
         return fail(arguments[1], qvit_message(status));
+    }
+    const int started = qvit_set_threads(&model, threads);
+    if (started != QVIT_OK) {
+        return fail("-t", qvit_message(started));
     }
     const void **from = (const void **)allocate((inputs + 1) * sizeof *from);
     void **to = (void **)allocate((outputs + 1) * sizeof *to);
@@ -113,6 +126,7 @@ int main(int count, char **arguments) {
         }
     }
     const int result = qvit_run(&model, from, to);
+    qvit_set_threads(&model, 1);
     if (result != QVIT_OK) {
         return fail("main", qvit_message(result));
     }

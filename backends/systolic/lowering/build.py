@@ -14,7 +14,7 @@ from xdsl.utils.exceptions import DiagnosticException
 from qvit.backends.systolic.constants import Block, Records
 from qvit.backends.systolic.cycles import cycles
 from qvit.backends.systolic.isa import Copy, Dataflow, Instruction, Load, Memory, Queue, Store
-from qvit.backends.systolic.legality import refusal
+from qvit.backends.systolic.legality import records_refusal, refusal
 from qvit.backends.systolic.lowering.tasks import Buffer, Place, Task
 from qvit.backends.systolic.lowering.tensors import Home, Matrix, View
 from qvit.backends.systolic.machine import Machine
@@ -184,10 +184,7 @@ class Builder:
     ) -> Task:
         """A task; LoweringError where a field does not fit or the machine cannot do it."""
         probe = kind(**values)
-        reason = refusal(self.machine, probe)
-        if reason is not None:
-            assert self.op is not None
-            raise refuse(self.op, f"machine {self.machine.name}: {reason}", "choose another machine or scheme")
+        self._legal(refusal(self.machine, probe))
         number = len(self.tasks)
         for place in (*reads, *writes):
             place.buffer.first = number if place.buffer.first < 0 else place.buffer.first
@@ -200,6 +197,11 @@ class Builder:
             self._vectors = []
         self.tasks.append(task)
         return task
+
+    def _legal(self, reason: str | None) -> None:
+        if reason is not None:
+            assert self.op is not None
+            raise refuse(self.op, f"machine {self.machine.name}: {reason}", "choose another machine or scheme")
 
     def load(self, memory: Memory, address: int, size: int, name: str) -> Place:
         """`size` contiguous bytes of DRAM constants into a new buffer."""
@@ -222,8 +224,9 @@ class Builder:
         yield
         self._loaded = before
 
-    def records(self, records: Records) -> Place:
-        """Records in CBUF."""
+    def records(self, records: Records, divided: bool = False) -> Place:
+        """Records in CBUF; LoweringError where the machine cannot multiply or shift as they say."""
+        self._legal(records_refusal(self.machine, records, divided))
         return self._constants_at(records.data(), "records")
 
     def block(self, block: Block) -> Place:

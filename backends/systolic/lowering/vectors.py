@@ -141,12 +141,12 @@ def _records(*columns: Int64) -> Records:
     return Records(multiplier, shift, bias, zero)
 
 
-def _placed(b: Builder, records: Records, tile: Tile, each: int = 1) -> Place:
+def _placed(b: Builder, records: Records, tile: Tile, each: int = 1, divided: bool = False) -> Place:
     """The tile's records in CBUF: the one for all, or `each` for each of its columns, loaded with those of the span."""
     if len(records.shift) == each:
-        return b.records(records)
+        return b.records(records, divided)
     left, right = tile.span or (tile.left, tile.left + tile.columns)
-    part = b.records(records.part(left * each, right * each))
+    part = b.records(records.part(left * each, right * each), divided)
     size = tile.columns * each * RECORD
     return Place(part.buffer, (tile.left - left) * each * RECORD, 1, size, size)
 
@@ -200,7 +200,7 @@ def requantized(
     zero: int,
     divisors: Place | None,
 ) -> None:
-    at = _placed(b, records, tile)
+    at = _placed(b, records, tile, divided=divisors is not None)
     values = {
         **_source(tile),
         "target_row": target.stride,

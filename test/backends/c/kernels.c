@@ -4,6 +4,7 @@
 const qk_kernels *kernels(const char *name);
 void weights(const uint16_t *exponentials, uint8_t *table);
 size_t linear_scratch(size_t k);
+size_t packed_scratch(size_t k);
 size_t attention_scratch(size_t keys, size_t depth, size_t width);
 void im2col(const size_t *shape, const uint8_t *x, uint8_t pad, uint8_t flip, uint8_t *y);
 void transpose(size_t rows, size_t columns, const int16_t *x, size_t ldx, int16_t *y, size_t ldy);
@@ -21,6 +22,11 @@ void weights(const uint16_t *exponentials, uint8_t *table)
 size_t linear_scratch(size_t k)
 {
     return qk_linear_scratch(k);
+}
+
+size_t packed_scratch(size_t k)
+{
+    return qk_packed_scratch(k);
 }
 
 size_t attention_scratch(size_t keys, size_t depth, size_t width)

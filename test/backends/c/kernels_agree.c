@@ -90,7 +90,7 @@ static void linear(size_t m, size_t n, size_t k)
     for (int low = 0; low < 3; low++) {
         FILL(int32_t, shift, wide, low == 0 ? 0 : low == 1 ? 30 : 33, low == 2 ? 42 : 62)
         for (int type = QK_S8; type <= QK_ACC; type++) {
-            qk_layer l = {(int32_t)n, (int32_t)k, panels, bias, mult, shift, number(-128, 255), limits[type][0], limits[type][1], NULL, NULL};
+            qk_layer l = {(int32_t)n, (int32_t)k, panels, bias, mult, shift, number(-128, 255), limits[type][0], limits[type][1], NULL, NULL, 8, 0};
             qk_chosen->linear(&l, m, x, k, y, n, (qk_type)type, scratch);
             results(y, m * n, (qk_type)type);
             if (type <= QK_U8) {
@@ -112,6 +112,24 @@ static void linear(size_t m, size_t n, size_t k)
         free(shift);
     }
     free(x), free(w), free(table), free(bias), free(mult), free(panels), free(scratch), free(y);
+}
+
+/* Weights of 1..7 bits, with and without a sign. */
+static void packed(size_t m, size_t n, size_t k)
+{
+    const size_t wide = qk_up(n, 16);
+    FILL(uint8_t, x, m * k, 0, 255)
+    FILL(int32_t, bias, wide, -99999, 99999)
+    void *scratch = scratch_of(qk_packed_scratch(k)), *y = space(m * n * 4);
+    for (int32_t bits = 1; bits < 8; bits++)
+        for (int32_t sign = 0; sign < 2; sign++) {
+            FILL(uint8_t, panels, wide * qk_up(k, 4) / 8 * (size_t)bits, 0, 255)
+            const qk_layer l = {(int32_t)n, (int32_t)k, (const int8_t *)panels, bias, NULL, NULL, 0, 0, 0, NULL, NULL, bits, sign << (bits - 1)};
+            qk_chosen->linear(&l, m, x, k, y, n, QK_ACC, scratch);
+            results(y, m * n, QK_ACC);
+            free(panels);
+        }
+    free(x), free(bias), free(scratch), free(y);
 }
 
 static void attention(size_t tokens, size_t keys, size_t depth, size_t width)
@@ -198,6 +216,10 @@ int main(int count, char **arguments)
     }
     linear(40, 64, 64);
     line("linear");
+    packed(5, 70, 37);
+    packed(1, 16, 4);
+    packed(40, 113, 63);
+    line("packed");
     attention(50, 53, 30, 33);
     attention(1, 1, 1, 1);
     attention(37, 197, 64, 64);

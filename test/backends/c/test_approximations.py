@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache, cached_property
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -240,14 +240,18 @@ def main_of(cases: Sequence[Case]) -> str:
         step = step_of(case)
         inputs = [(f"const {c_type(type_of(value))} *", name) for name, value in step.operands.items()]
         results = [(f"{c_type(type_of(value))} *", name) for name, value in step.results.items()]
-        parameters = [*(t + name for t, name in (*inputs, *results)), "void *scratch"]
+        parameters = [*(t + name for t, name in (*inputs, *results)), "void *scratch", "size_t begin", "size_t end"]
         name = f"case_{functions.count('static void case_')}"
         functions += f"static void {name}({', '.join(parameters)}) {{\n{step.body}\n}}\n"
         made = [f"get({array.nbytes})" for array in case.inputs(False)]
         made += [f"malloc({size})" for size in (*(array.nbytes for array in case.expected), step.scratch)]
         calls += f"{{\nvoid *p[] = {{{', '.join(made)}}};\n"
         types = [*(t for t, _ in (*inputs, *results)), "void *"]
-        calls += f"{name}({', '.join(f'({t})p[{i}]' for i, t in enumerate(types))});\n"
+        assert step.share is not None
+        bounds = (0, step.share.extent // 2 // step.share.grain * step.share.grain, step.share.extent)
+        for begin, end in pairwise(bounds):  # as two threads
+            pointers = ", ".join(f"({t})p[{i}]" for i, t in enumerate(types))
+            calls += f"{name}({pointers}, {begin}, {end});\n"
         for i, array in enumerate(case.expected, len(inputs)):
             calls += f"put(p[{i}], {array.nbytes});\n"
         calls += f"for (size_t i = 0; i < {len(types)}; ++i) {{\nfree(p[i]);\n}}\n}}\n"

@@ -52,7 +52,8 @@ def programs() -> list[Sources]:
 def test_no_warnings(compiler: str, tmp_path: Path) -> None:
     for sources in programs():
         sources.write(tmp_path)
-        for flags in ((), ("-DQVIT_TRACE",)) if compiler in ("gcc", "g++") else ((),):
+        forms = ((), ("-DQVIT_TRACE",), ("-DQVIT_TRACE", "-DQVIT_THREADS=3")) if compiler in ("gcc", "g++") else ((),)
+        for flags in forms:
             compile_c([*COMPILERS[compiler], *WARNINGS, *flags, "-c", "-o", "model.o", "model.c"], tmp_path)
     if "-mgeneral-regs-only" not in COMPILERS[compiler]:
         compile_c([*COMPILERS[compiler], *WARNINGS, "-c", "-o", "main.o", "main.c"], tmp_path)
@@ -227,7 +228,7 @@ def test_wrong_files(name: str, tmp_path: Path) -> None:
 def test_usage(tmp_path: Path) -> None:
     run_main(emit(ir_text.parse(TEXT)), ["gcc"], tmp_path, [np.zeros((1, 3), np.int8)])
     done = subprocess.run(["./main"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, 'usage: main WEIGHTS INPUT:q"\\ */ OUTPUT:sum\n')
+    assert (done.returncode, done.stderr) == (2, 'usage: main [-t THREADS] WEIGHTS INPUT:q"\\ */ OUTPUT:sum\n')
 
 
 @pytest.mark.parametrize("array", [False, True], ids=["incbin", "array"])

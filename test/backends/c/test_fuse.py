@@ -2,17 +2,23 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import ir_text
 import numpy as np
 import pytest
+from c_programs import CHOOSING, WARNINGS, compile_c, equal, run_files
 from kernel_library import VARIANTS, Array, library
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.func import FuncOp, ReturnOp
+from xdsl.ir import Block, Region, SSAValue
 
-from qvit.backends.c import load
-from qvit.backends.c.fuse import HEADERS, attention_scratch, linear_scratch
+from qvit.backends.c import Loaded, emit, load
+from qvit.backends.c.fuse import HEADERS, attention_scratch, linear_scratch, packed_scratch
 from qvit.backends.c.program import program_of
+from qvit.backends.c.weights import ByteOrder
 from qvit.backends.interpreter import find_function, input_names, run
 from qvit.dialects.approximations import Ln, Quad, Sm8Late
 from qvit.dialects.approximations.base import Codes, FunctionSpec, LayerNormSpec, SoftmaxSpec
@@ -49,13 +55,17 @@ def inputs(program: ModuleOp) -> list[Array]:
     for argument in find_function(program, MAIN).args:
         held = integer_of(argument)
         assert held is not None
-        arrays.append(RNG.integers(held.lo, held.hi + 1, shape_of(argument)).astype(held.dtype))
+        array = RNG.integers(held.lo, held.hi + 1, shape_of(argument)).astype(held.dtype)
+        array.flat[0], array.flat[-1] = held.lo, held.hi
+        arrays.append(array)
     return arrays
 
 
 def require_same(program: ModuleOp, variants: Sequence[str] = VARIANTS[-1:]) -> None:
-    """Without optimisation, for here compiling takes longest; test_kernels.py has every variant optimised."""
-    loaded = [load(program, variant=variant, flags=("-O0",)) for variant in variants]
+    """With one thread and three; without optimisation, for here compiling takes longest: test_kernels.py has every variant
+    optimised."""
+    sources, flags = emit(program), ("-O0", "-DQVIT_THREADS=3", "-pthread")
+    loaded = [Loaded(sources, (*flags, f'-DQVIT_VARIANT="{v}"'), threads=n) for v in variants for n in (1, 3)]
     for _ in range(2):
         arrays = inputs(program)
         expected = run(
@@ -93,22 +103,21 @@ def layer(
     return module(f"%x : tensor<5x{K}x{held}>", body, "%1", f"tensor<5x{N}x{result}>")
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"held": "i8", "zero": " input_zero_point <-5>"},
-        {"held": "ui4", "zero": ""},
-        {"result": "ui8"},
-        {"result": "i16", "after": " zero_point <-300>"},
-        {"result": "i4"},
-        {"result": "i32", "after": ""},
-        {"form": ONE, "axis": "", "before": " input_zero_point <77>"},
-        {"form": "#qvit.pot<9>", "axis": ""},
-        {"form": "#qvit.pot<-2>", "axis": "", "result": "i16"},
-    ],
-    ids=str,
-)
+LAYERS: list[dict[str, Any]] = [
+    {},
+    {"held": "i8", "zero": " input_zero_point <-5>"},
+    {"held": "ui4", "zero": ""},
+    {"result": "ui8"},
+    {"result": "i16", "after": " zero_point <-300>"},
+    {"result": "i4"},
+    {"result": "i32", "after": ""},
+    {"form": ONE, "axis": "", "before": " input_zero_point <77>"},
+    {"form": "#qvit.pot<9>", "axis": ""},
+    {"form": "#qvit.pot<-2>", "axis": "", "result": "i16"},
+]
+
+
+@pytest.mark.parametrize("options", LAYERS, ids=str)
 def test_linear_and_requantize_are_one_step(options: dict[str, Any]) -> None:
     program = layer(**options)
     assert steps(program) == ["linear requantize"]
@@ -137,6 +146,30 @@ def test_sums_that_others_use_are_kept() -> None:
     require_same(program)
 
 
+def narrow(kind: str, outputs: int, depth: int) -> ModuleOp:
+    """A layer with weights of fewer than 8 bits."""
+    bits, low = int(kind.lstrip("ui")), 0 if kind.startswith("u") else -(1 << int(kind[1:]) - 1)
+    wide = f"tensor<7x{outputs}x"
+    body = constant("w", RNG.integers(low, low + (1 << bits), (outputs, depth)), kind)
+    body += (
+        f"%0 = qvit.linear %x, %w input_zero_point <119> : (tensor<7x{depth}xui8>, tensor<{outputs}x{depth}x{kind}>)"
+    )
+    body += f" -> {wide}i32>\n%1 = qvit.requantize %0 by {ONE} rounding half_up : {wide}i32> -> {wide}i16>\n"
+    return module(f"%x : tensor<7x{depth}xui8>", body, "%1", f"{wide}i16>")
+
+
+@pytest.mark.parametrize("kind", ["i4", "i3", "i2", "ui4", "ui3", "ui2", "ui1", "i7"])
+@pytest.mark.parametrize(("outputs", "depth"), [(64, 48), (37, 61)])
+def test_weights_of_fewer_bits_are_packed(kind: str, outputs: int, depth: int) -> None:
+    """The file has their bits, of panels padded to 16 columns and steps of 4, behind a header and beside biases."""
+    program = narrow(kind, outputs, depth)
+    assert steps(program) == ["linear requantize"]
+    bits, columns = int(kind.lstrip("ui")), -(-outputs // 16) * 16
+    panels, vectors = columns * -(-depth // 4) * 4 * bits // 8, 3 * -(-4 * columns // 64) * 64
+    assert len(emit(program).weights) == 64 + -(-panels // 64) * 64 + vectors
+    require_same(program, VARIANTS)
+
+
 def function(approximation: Quad, tables: Sequence[Array], source: str, result: str, name: str) -> str:
     """Its constants and the operation."""
     text = "".join(constant(f"t{i}", table, "i16") for i, table in enumerate(tables))
@@ -148,22 +181,27 @@ def function(approximation: Quad, tables: Sequence[Array], source: str, result: 
     )
 
 
-@pytest.mark.parametrize(("kind", "result"), [("gelu", "ui8"), ("tanh", "i8"), ("silu", "i16")])
-def test_quad_behind_a_layer_and_alone(kind: str, result: str) -> None:
+def quad(kind: str, result: str, behind: bool) -> ModuleOp:
+    """A function of 16-bit codes, alone or behind a layer."""
     held = {"ui8": IntType(8, False), "i8": IntType(8), "i16": IntType(16)}[result]
     spec = FunctionSpec(
         kind, Codes(Fraction(1, 4096), 0, IntType(16)), Codes(Fraction(1, 40), 5 if held.bits == 8 else 0, held)
     )
     built = Quad.build(spec)
-    quad = built.approximation
-    assert isinstance(quad, Quad)
+    approximation = built.approximation
+    assert isinstance(approximation, Quad)
     tables = [table for table, _ in built.tables]
-    text = function(quad, tables, "1", result, "2")
-    for arguments, before, expected in (
-        (f"%1 : tensor<5x{N}xi16>", "", ["int_function"]),
-        (f"%x : tensor<5x{K}xui8>", linear_text("i16"), ["linear requantize int_function"]),
-    ):
-        program = module(arguments, before + text, "%2", f"tensor<5x{N}x{result}>")
+    arguments = f"%x : tensor<5x{K}xui8>" if behind else f"%1 : tensor<5x{N}xi16>"
+    before = linear_text("i16") if behind else ""
+    return module(
+        arguments, before + function(approximation, tables, "1", result, "2"), "%2", f"tensor<5x{N}x{result}>"
+    )
+
+
+@pytest.mark.parametrize(("kind", "result"), [("gelu", "ui8"), ("tanh", "i8"), ("silu", "i16")])
+def test_quad_behind_a_layer_and_alone(kind: str, result: str) -> None:
+    for behind, expected in ((False, ["int_function"]), (True, ["linear requantize int_function"])):
+        program = quad(kind, result, behind)
         assert steps(program) == expected
         require_same(program)
 
@@ -176,28 +214,31 @@ def linear_text(result: str) -> str:
     )
 
 
-@pytest.mark.parametrize(
-    ("held", "codes", "zero", "result"),
-    [("i8", (-128, 127), 0, "ui8"), ("ui8", (0, 255), 7, "i8"), ("i4", (-8, 7), 3, "i8"), ("ui8", (0, 255), 0, "ui8")],
-)
-def test_table_behind_a_layer_and_alone(held: str, codes: tuple[int, int], zero: int, result: str) -> None:
+def table(held: str, codes: tuple[int, int], zero: int, result: str, behind: bool) -> ModuleOp:
+    """A table of codes, alone or behind a layer."""
     length = codes[1] - codes[0] + 1
     values = RNG.integers(0, 256, length) if result == "ui8" else RNG.integers(-128, 128, length)
     less = f" input_zero_point <{zero}>" if zero else ""
     text = constant("t", values, result)
     text += f"%2 = qvit.int_function %1 tables(%t : tensor<{length}x{result}>){less}"
     text += f" by #qvit.table<lowest = {codes[0] - zero}> : (tensor<5x{N}x{held}>) -> tensor<5x{N}x{result}>\n"
-    for arguments, before, ops in (
-        (f"%1 : tensor<5x{N}x{held}>", "", "int_function"),
-        (f"%x : tensor<5x{K}xui8>", linear_text(held), "linear requantize int_function"),
-    ):
-        program = module(arguments, before + text, "%2", f"tensor<5x{N}x{result}>")
+    arguments = f"%x : tensor<5x{K}xui8>" if behind else f"%1 : tensor<5x{N}x{held}>"
+    before = linear_text(held) if behind else ""
+    return module(arguments, before + text, "%2", f"tensor<5x{N}x{result}>")
+
+
+@pytest.mark.parametrize(
+    ("held", "codes", "zero", "result"),
+    [("i8", (-128, 127), 0, "ui8"), ("ui8", (0, 255), 7, "i8"), ("i4", (-8, 7), 3, "i8"), ("ui8", (0, 255), 0, "ui8")],
+)
+def test_table_behind_a_layer_and_alone(held: str, codes: tuple[int, int], zero: int, result: str) -> None:
+    for behind, ops in ((False, "int_function"), (True, "linear requantize int_function")):
+        program = table(held, codes, zero, result, behind)
         assert steps(program) == [ops]
         require_same(program)
 
 
-@pytest.mark.parametrize("result", ["ui8", "i8", "i16"])
-def test_layer_norm(result: str) -> None:
+def layer_norm(result: str) -> ModuleOp:
     held = {"ui8": IntType(8, False), "i8": IntType(8), "i16": IntType(16)}[result]
     codes = Codes(Fraction(1, 1000), 0, IntType(16))
     scale = Fraction(1, 32 if held.bits == 8 else 4000)
@@ -206,7 +247,12 @@ def test_layer_norm(result: str) -> None:
     body = "".join(constant(f"t{i}", table, "i32") for i, (table, _) in enumerate(built.tables))
     body += f"%y = qvit.int_layer_norm %x tables(%t0, %t1 : tensor<{N}xi32>, tensor<{N}xi32>) by #qvit.ln<{fields}>"
     body += f" : (tensor<2x5x{N}xi16>) -> tensor<2x5x{N}x{result}>\n"
-    program = module(f"%x : tensor<2x5x{N}xi16>", body, "%y", f"tensor<2x5x{N}x{result}>")
+    return module(f"%x : tensor<2x5x{N}xi16>", body, "%y", f"tensor<2x5x{N}x{result}>")
+
+
+@pytest.mark.parametrize("result", ["ui8", "i8", "i16"])
+def test_layer_norm(result: str) -> None:
+    program = layer_norm(result)
     assert steps(program) == ["int_layer_norm"]
     require_same(program)
 
@@ -273,6 +319,23 @@ def test_convolution(held: str, zero: int, padding: str) -> None:
     program = convolution(held, zero, padding)
     assert steps(program) == ["conv2d requantize"]
     require_same(program)
+
+
+def narrow_convolution(kind: str) -> ModuleOp:
+    bits, low = int(kind.lstrip("ui")), 0 if kind.startswith("u") else -(1 << int(kind[1:]) - 1)
+    body = constant("w", RNG.integers(low, low + (1 << bits), (35, 3, 5, 2)), kind)
+    body += "%0 = qvit.conv2d %x, %w input_zero_point <9> {strides = array<i64: 2, 2>} : (tensor<2x3x9x6xui8>,"
+    body += f" tensor<35x3x5x2x{kind}>) -> tensor<2x35x3x3xi32>\n"
+    body += f"%1 = qvit.requantize %0 by {ONE} rounding half_up : tensor<2x35x3x3xi32> -> tensor<2x35x3x3xi16>\n"
+    return module("%x : tensor<2x3x9x6xui8>", body, "%1", "tensor<2x35x3x3xi16>")
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("i4", 4), ("ui2", 2)])
+def test_convolution_with_weights_of_fewer_bits(kind: str, bits: int) -> None:
+    program = narrow_convolution(kind)
+    assert steps(program) == ["conv2d requantize"]
+    assert len(emit(program).weights) == 64 + 48 * 32 * bits // 8 + 3 * 192
+    require_same(program, VARIANTS)
 
 
 def test_convolutions_with_other_results_stay_apart() -> None:
@@ -345,6 +408,7 @@ def test_scratch_is_what_the_kernels_need() -> None:
     kernels = library()
     for k in (1, 3, 4, 63, 64, 197, 768, 3072):
         assert linear_scratch(k) == kernels.linear_scratch(k)
+        assert packed_scratch(k) == kernels.packed_scratch(k)
         for depth, width in ((1, 1), (30, 33), (64, 64), (80, 70)):
             assert attention_scratch(k, depth, width) >= kernels.attention_scratch(k, depth, width)
 
@@ -352,3 +416,90 @@ def test_scratch_is_what_the_kernels_need() -> None:
 def test_a_variant_that_the_processor_has_not_is_refused() -> None:
     with pytest.raises(ValueError, match="QVIT_VARIANT"):
         load(layer(), variant="mmx")
+
+
+# --- all of them as one program ---
+
+
+def merged(modules: Sequence[ModuleOp]) -> ModuleOp:
+    """One @main with the arguments and the results of all, one after another."""
+    functions = [find_function(module, MAIN).clone() for module in modules]
+    block = Block(arg_types=[type_ for function in functions for type_ in function.function_type.inputs])
+    arguments = iter(block.args)
+    returned: list[SSAValue] = []
+    for function in functions:
+        for argument in function.args:
+            argument.replace_all_uses_with(next(arguments))
+        for op in list(function.body.block.ops):
+            op.detach()
+            if isinstance(op, ReturnOp):
+                returned += op.operands
+                op.drop_all_references()
+            else:
+                block.add_op(op)
+    block.add_op(ReturnOp(*returned))
+    types = ([value.type for value in block.args], [value.type for value in returned])
+    return ModuleOp([FuncOp(MAIN, types, Region(block))])
+
+
+@cache
+def everything() -> ModuleOp:
+    """All that fuses, in every form that this file has."""
+    return merged(
+        [
+            *(layer(**options) for options in LAYERS),
+            *(narrow(kind, 37, 61) for kind in ("i4", "ui3", "i2", "ui1", "i7")),
+            *(quad("gelu", result, behind) for result in ("ui8", "i16") for behind in (False, True)),
+            *(table("i4", (-8, 7), 3, "i8", behind) for behind in (False, True)),
+            *(layer_norm(result) for result in ("ui8", "i8", "i16")),
+            residual(EQUAL, " rounding half_up"),
+            *(convolution(*options) for options in (("ui8", 114, ""), ("i8", -3, "1, 2, 1, 1"))),
+            narrow_convolution("i4"),
+            *(attention(exporter=exporter) for exporter in ("transpose", "five")),
+            attention(turned=False, scores="i8"),
+        ]
+    )
+
+
+def test_everything_is_fused() -> None:
+    assert "-" not in steps(everything())
+
+
+EMULATED: dict[str, tuple[str, tuple[str, ...], ByteOrder, tuple[str, ...]]] = {
+    "aarch64": ("aarch64-linux-gnu-gcc", ("qemu-aarch64", "-cpu", "max"), "little", ("portable", "neon")),
+    "s390x": ("s390x-linux-gnu-gcc", ("qemu-s390x",), "big", ("portable",)),
+}
+SANITIZED = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+BUILDS = {
+    f"{cc} {' '.join(flags)}": (cc, flags) for cc in ("gcc", "clang") for flags in (("-O0",), ("-O3",), SANITIZED)
+}
+
+
+def require_everywhere(
+    command: Sequence[str], prefix: Sequence[str], order: ByteOrder, variants: Sequence[str], folder: Path
+) -> None:
+    """The interpreter's integers, by a program that is built once and takes each variant in turn."""
+    program = everything()
+    sources, arrays = emit(program, order), inputs(program)
+    expected = list(
+        run(program, dict(zip(input_names(find_function(program, MAIN)), arrays, strict=True)), function=MAIN).values()
+    )
+    sources.write(folder)
+    compile_c([*command, "-std=c11", *WARNINGS, *CHOOSING, "-o", "main", "model.c", "main.c"], folder)
+    for variant in variants:
+        equal(run_files(sources, [*prefix, "./main"], folder, arrays, variant=variant, order=order), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", BUILDS)
+def test_every_build(build: str, tmp_path: Path) -> None:
+    compiler, flags = BUILDS[build]
+    require_everywhere([compiler, *flags], (), "little", VARIANTS, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", ["-O0", "-O3"])
+@pytest.mark.parametrize("machine", EMULATED)
+def test_other_machines(machine: str, flags: str, tmp_path: Path) -> None:
+    compiler, emulator, order, variants = EMULATED[machine]
+    require_everywhere([compiler, flags, "-static"], emulator, order, variants, tmp_path)

@@ -1,10 +1,12 @@
 """The fast kernels are equal to the semantics, in every variant, on random and on extreme codes."""
 
+import re
 from fractions import Fraction
+from math import isqrt
 
 import numpy as np
 import pytest
-from kernel_library import VARIANTS, Array, Kernels
+from kernel_library import KERNELS, VARIANTS, Array, Kernels
 
 from qvit.backends.c import packing
 from qvit.dialects.approximations import Ln, Quad, Sm8Late
@@ -104,6 +106,47 @@ def test_a_tie_is_rounded_up(kernels: Kernels) -> None:
         packed = packing.layer(weight, None, 0, False, np.array(mult), np.array(shift))
         assert packed is not None
         assert kernels.linear(packed, np.array([[1]], np.uint8), 2, 0, I8).tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("bits", range(1, 8))
+def test_weights_of_fewer_bits(kernels: Kernels, bits: int, signed: bool) -> None:
+    """Tightly packed, by shapes that fill panels and that do not; small ones stay as they are."""
+    held = IntType(bits, signed)
+    for m, n, k in ((1, 64, 16), (3, 113, 37), (14, 48, 63), (20, 70, 15), (33, 130, 64), (9, 31, 32)):
+        weight, bias, zero_point, x = pick(held, n, k), RNG.integers(-9999, 9999, n), 91, pick(U8, m, k)
+        mult, shift = RNG.integers(1 << 30, 1 << 31, n), RNG.integers(30, 40, n)
+        packed = packing.layer(weight, bias, zero_point, False, mult, shift, held)
+        assert packed is not None
+        whole = packing.pack(weight.astype(np.int8))
+        if n * k < 1024:
+            assert packed.held == I8
+            assert (packed.panels == whole).all()
+        else:
+            assert packed.held == held
+            assert packed.panels.nbytes * 8 == whole.size * bits
+        acc = products.linear(x, weight, bias, (np.array(zero_point), ZERO), I32)
+        assert (kernels.linear(packed, x, n, 0, None) == acc).all()
+        expected = requantized(acc, mult, shift, 3, I8)
+        assert (kernels.linear(packed, x, n, 3, I8) == expected).all()
+
+
+@pytest.mark.parametrize("bits", range(1, 8))
+def test_panels_are_tightened(bits: int) -> None:
+    """By Python's own integers: of each 64 weights the lowest 4 bits, then 2, then 1, each part from the lowest bit on."""
+    weight = pick(IntType(bits, False), 17, 6)
+    panels = packing.pack(weight.astype(np.int8)).tolist()
+    expected = b""
+    for start in range(0, len(panels), 64):
+        below = 0
+        for width in (4, 2, 1):
+            if bits & width:
+                part = bytearray(8 * width)
+                for i, code in enumerate(panels[start : start + 64]):
+                    part[i % len(part)] |= (code >> below) % (1 << width) << width * (i // len(part))
+                expected += bytes(part)
+                below += width
+    assert packing.tighten(packing.pack(weight.astype(np.int8)), bits).tobytes() == expected
 
 
 def test_signed_operands_are_shifted(kernels: Kernels) -> None:
@@ -273,6 +316,14 @@ def test_ln(kernels: Kernels, channels: int) -> None:
             assert (kernels.ln(built.approximation, tables, x, result) == expected).all()
 
 
+def test_where_newtons_iteration_starts() -> None:
+    """2^15 / sqrt((2 i + 65) / 64): qk_starts, number by number."""
+    text = (KERNELS / "qk_gemm.h").read_text()
+    numbers = re.search(r"qk_starts\[96\] = \{([^}]*)\}", text)
+    assert numbers is not None
+    assert [int(n) for n in re.findall(r"\d+", numbers[1])] == [isqrt((1 << 36) // (2 * i + 65)) for i in range(96)]
+
+
 @pytest.mark.parametrize("shift", [0, 1, 18, 19, 29, 31, 32, 33, 34, 46, 62])
 def test_residual_add(kernels: Kernels, shift: int) -> None:
     edges = np.array([-(1 << 15), -1, 0, 1, (1 << 15) - 1], np.int16)
@@ -280,7 +331,13 @@ def test_residual_add(kernels: Kernels, shift: int) -> None:
     b = np.concatenate([np.tile(edges, 5), pick(I16, 1000)])
     top = (1 << 31) - 1
     for mults in ((1498102421, 1318926238), (top, top), (-top, top), (1, 0), (-top, -top)):
-        for zeros in ((0, 0, 0), (3, -1000, 20), ((1 << 15) - 1, -(1 << 15), -5)):
+        for zeros in (
+            (0, 0, 0),
+            (3, -1000, 20),
+            ((1 << 15) - 1, -(1 << 15), -5),
+            (65535, 65535, 0),
+            (-65535, 40000, 7),
+        ):
             m, s, z = (tuple(map(np.array, v)) for v in (mults, (shift, shift), zeros))
             expected = quantization.add_requant(a, b, m, s, z, Rounding.HALF_UP, False, I16)  # pyright: ignore
             assert (kernels.add(a, b, mults, shift, zeros) == expected).all()

@@ -45,7 +45,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
 @cache
 def portable(folder: Path) -> str:
     found = results(executable((compiler(), "-std=c11", "-O3"), folder), "portable")
-    assert len(found.splitlines()) == 19
+    assert len(found.splitlines()) == 20
     return found
 
 

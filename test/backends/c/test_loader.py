@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import ir_text
@@ -195,6 +196,40 @@ def test_weights_of_something_else(raw: Raw, byte: int, says: str) -> None:
 def test_weights_of_another_model(raw: Raw) -> None:
     raw.weights[:] = emit(ir_text.parse(PROGRAM.replace("[1, 2, 3]", "[1, 2, 4]"))).weights
     assert "another model" in raw.init()
+
+
+def test_damaged_weights(raw: Raw) -> None:
+    """Any bit behind the header."""
+    assert len(raw.weights) == 128
+    for bit in range(8 * 64, 8 * 128):
+        raw.weights[bit // 8] ^= 1 << bit % 8
+        assert raw.init() == "the weights are damaged"
+        raw.weights[bit // 8] ^= 1 << bit % 8
+    assert raw.init() == "success"
+
+
+def test_weights_in_another_order(tmp_path: Path) -> None:
+    """Lines, words and bytes that have changed places, and a bit more in two words that all sums of words would miss."""
+    rows = ", ".join(map(str, np.random.default_rng(0).integers(-99, 99, 64)))
+    lines = [
+        f"%c = qvit.constant dense<[{rows}]> : tensor<64xi32>",
+        "%y = qvit.add %x, %c : (tensor<64xi32>, tensor<64xi32>) -> tensor<64xi64>",
+    ]
+    sources = emit(ir_text.parse(ir_text.function(lines, {"%x": "tensor<64xi32>"})))
+    program = Loaded(sources, folder=tmp_path)
+    words = np.frombuffer(sources.weights, np.uint64).copy()
+    for swap in ((8, 16), (8, 9), (31, 39)):
+        damaged = words.copy()
+        damaged[list(swap)] = damaged[list(reversed(swap))]
+        with pytest.raises(ValueError, match="the weights are damaged"):
+            Loaded(replace(sources, weights=damaged.tobytes()), folder=tmp_path)
+    for first, second in ((8, 16), (8, 9), (10, 34)):
+        damaged = words.copy()
+        damaged[first] ^= np.uint64(1 << 63)
+        damaged[second] ^= np.uint64(1 << 63)
+        with pytest.raises(ValueError, match="the weights are damaged"):
+            Loaded(replace(sources, weights=damaged.tobytes()), folder=tmp_path)
+    assert len(program.inputs) == 1
 
 
 def test_run_without_pointers(raw: Raw) -> None:
