@@ -4,10 +4,10 @@ BIN := $(VENV)/bin
 FOLDERS := dialects transforms frontends backends tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser test-all lint types lit bench bench-accuracy bench-cpu clean
+.PHONY: help demo test test-browser test-all lint types lit bench bench-accuracy bench-cpu bench-hardware clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/onnx.stamp ## install qvit with its ONNX reader and run the demo
 	$(BIN)/python examples/demo.py
@@ -49,6 +49,11 @@ bench-accuracy: $(VENV)/bench.stamp ## accuracy of all schemes on three ViTs bes
 bench-cpu: $(VENV)/bench.stamp ## time the C backend beside OpenVINO and ONNX Runtime, which it fetches, about 5 minutes
 	$(BIN)/python bench/cpu.py
 	$(BIN)/python bench/cpu.py --start
+
+bench-hardware: $(VENV)/bench.stamp ## cycles and energy of the systolic machine, beside what two papers claim, about 3 minutes
+	$(BIN)/python bench/hardware.py lin-shah
+	$(BIN)/python bench/hardware.py p2-vit
+	$(BIN)/python bench/hardware.py utilisation
 
 clean: ## remove all that was made here, .venv too
 	rm -rf $(VENV) .venv-exporters build dist *.egg-info .hypothesis .pytest_cache .ruff_cache

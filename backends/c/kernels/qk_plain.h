@@ -277,7 +277,7 @@ QK_ATTR static void QK_FN(linear)(const qk_layer *l, size_t m, const uint8_t *x,
         const int8_t *panel = QK_FN(panel)(l, &next, 4 * steps * width, scratch), *coming = next;
         /* while this panel is used, the next one comes nearer: a part of it, of whole cache lines, with each tile */
         const size_t after = n - first > width ? 4 * steps * 2 * qk_panel(n - first - width) * (size_t)l->bits : 0;
-        const size_t part = qk_up(after / ((m + most - 1) / most) + 1, 64);
+        const size_t part = qk_up(after / (m / most + 1) + 1, 64);
 #ifdef QK_OWN_CODES
         QK_FN(scales) by[4];
         const qk_type kind = l->quad ? QK_S16 : l->table == NULL || type == QK_ACC ? type : l->lo < 0 ? QK_S8 : QK_U8;

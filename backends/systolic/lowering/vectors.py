@@ -337,8 +337,7 @@ def _threshold(b: Builder, op: ThresholdOp, tile: Tile, target: Place) -> Tile:
             np.broadcast_to(levels, (tile.columns, levels.shape[-1]))
             - tile.bias[tile.left : tile.left + tile.columns, None]
         )
-    # no x of 32 bits reaches what is beyond, and every one what is below
-    levels = levels.clip(I32.lo, I32.hi)
+    levels, lowest = _reachable(op, levels, op.lowest.value.data)
     at = b.constants(levels.astype("<i4").tobytes(), "thresholds")
     values = {
         **_source(tile),
@@ -346,11 +345,23 @@ def _threshold(b: Builder, op: ThresholdOp, tile: Tile, target: Place) -> Tile:
         "target_type": element(op.result),
         "per_column": int(levels.ndim > 1),
         "levels": levels.shape[-1],
-        "lowest": op.lowest.value.data,
+        "lowest": lowest,
     }
     places = {"source": tile.place, "target": target, "thresholds": at}
     b.emit(Threshold, values, places, (tile.place, at), (target,))
     return _result(op, tile, target)
+
+
+def _reachable(op: ThresholdOp, levels: Int64, lowest: int) -> tuple[Int64, int]:
+    """(thresholds of 32 bits, the code below all of them): every x of 32 bits reaches what is below these, none what is
+    beyond, which is left out."""
+    within = levels <= I32.hi
+    count = int(within.sum(-1).max())
+    if not within[..., :count].all():
+        raise refuse(op, f"a threshold of some channels, less its bias, is beyond {I32.hi}", "requantize before")
+    if not count:
+        return np.full((*levels.shape[:-1], 1), I32.lo), lowest - 1
+    return levels[..., :count].clip(I32.lo), lowest
 
 
 # --- chains ---

@@ -2,7 +2,7 @@
 
 from qvit.backends.systolic.simulator.events import Events
 from qvit.backends.systolic.simulator.result import NodeUse, Result
-from qvit.backends.systolic.simulator.run import simulate
+from qvit.backends.systolic.simulator.run import simulate, timeline
 from qvit.backends.systolic.simulator.trap import Trap
 
-__all__ = ["Events", "NodeUse", "Result", "Trap", "simulate"]
+__all__ = ["Events", "NodeUse", "Result", "Trap", "simulate", "timeline"]

@@ -36,8 +36,8 @@ def _counter() -> Counter[str]:
 class Events:
     """macs: multiply-accumulates by the operand widths of the array that they used (`a8w4`; one of `a16w8` is two of
     `a8w8`); shifts: those of logarithmic codes, likewise. read, written: bytes by memory, as the units move them; DRAM's in
-    whole bursts. operations: elements times passes of the vector unit, by mnemonic, for a function by its name. divisions:
-    of rows and of elements. words: that the sequencer decoded.
+    whole bursts. operations: elements times passes of the vector unit, by mnemonic, for a function by its name. comparisons:
+    of elements with thresholds. divisions: of rows and of elements. words: that the sequencer decoded.
     """
 
     macs: Counter[str] = field(default_factory=_counter)
@@ -45,6 +45,7 @@ class Events:
     read: Counter[str] = field(default_factory=_counter)
     written: Counter[str] = field(default_factory=_counter)
     operations: Counter[str] = field(default_factory=_counter)
+    comparisons: int = 0
     divisions: int = 0
     words: int = 0
 
@@ -95,6 +96,8 @@ def _vector(i: Vectors, events: Events) -> None:
     elements = i.rows * i.columns
     name = APPROXIMATIONS[i.function].name if isinstance(i, Function) else i.mnemonic
     events.operations[name] += elements * cost.passes
+    if isinstance(i, Threshold):
+        events.comparisons += elements * i.levels
     events.divisions += i.rows * cost.row_divisions + elements * cost.element_divisions
     for memory, held in _operands(i):
         events.read[memory] += elements * held.dtype.itemsize * cost.passes

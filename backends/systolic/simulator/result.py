@@ -8,7 +8,7 @@ from qvit.backends.systolic.cycles import least_cycles, matmul_cycles, most_cycl
 from qvit.backends.systolic.isa import MatrixMultiply, Queue
 from qvit.backends.systolic.machine import Machine
 from qvit.backends.systolic.program import Program
-from qvit.backends.systolic.simulator.events import Events, macs
+from qvit.backends.systolic.simulator.events import Events, count_events, macs
 from qvit.backends.systolic.simulator.schedule import Schedule
 from qvit.backends.systolic.simulator.sequence import Step
 from qvit.dialects.semantics.integers import Array
@@ -27,13 +27,15 @@ class NodeUse:
 
 @dataclass(frozen=True)
 class Result:
-    """outputs: by name, in NumPy's types of theirs. steps: the instructions as they ran, `schedule` when."""
+    """outputs: by name, in NumPy's types of theirs. steps: the instructions as they ran, `schedule` when; constants: bytes
+    that each read of CBUF."""
 
     program: Program
     outputs: Mapping[str, Array]
     steps: Sequence[Step]
     schedule: Schedule
     events: Events
+    constants: Sequence[int]
 
     @property
     def cycles(self) -> int:
@@ -76,14 +78,32 @@ class Result:
                 at += 1
         return found
 
+    def node_of(self, step: Step) -> str:
+        """The name of the source node; `` where it has none."""
+        node = step.instruction.node
+        return self.program.nodes[node - 1] if 0 < node <= len(self.program.nodes) else ""
+
+    @cached_property
+    def node_events(self) -> Mapping[str, Events]:
+        """By node, as `nodes`; words that went to no queue are those of the node ``. They add up to `events`."""
+        numbers: dict[str, list[int]] = {}
+        for number, step in enumerate(self.steps):
+            numbers.setdefault(self.node_of(step), []).append(number)
+        found: dict[str, Events] = {}
+        for name, mine in numbers.items():
+            steps = [self.steps[number] for number in mine]
+            constants = sum(self.constants[number] for number in mine)
+            found[name] = count_events(self.program.machine, steps, len(steps), constants)
+        if rest := self.events.words - len(self.steps):
+            found.setdefault("", Events()).words += rest
+        return found
+
     @cached_property
     def nodes(self) -> Sequence[NodeUse]:
         """By node, in the order in which they first come up; what has none is the node ``."""
         found: dict[str, NodeUse] = {}
-        names = ("", *self.program.nodes)
         for number, step in enumerate(self.steps):
-            node = step.instruction.node
-            name = names[node] if node < len(names) else ""
+            name = self.node_of(step)
             use = found.setdefault(name, NodeUse(name))
             took = self.schedule.end[number] - self.schedule.start[number]
             load, matrix, vector, store = (b + took * (q == step.queue) for q, b in zip(Queue, use.busy, strict=True))

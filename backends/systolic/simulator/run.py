@@ -13,7 +13,7 @@ from qvit.backends.systolic.program import Port, Program
 from qvit.backends.systolic.simulator.events import count_events
 from qvit.backends.systolic.simulator.memory import Region
 from qvit.backends.systolic.simulator.result import Result, check_bounds
-from qvit.backends.systolic.simulator.schedule import check_taken, permuted, schedule
+from qvit.backends.systolic.simulator.schedule import Schedule, check_taken, permuted, schedule
 from qvit.backends.systolic.simulator.sequence import Step, unroll
 from qvit.backends.systolic.simulator.trap import Fault, Listing, Trap
 from qvit.backends.systolic.simulator.values import Core
@@ -116,13 +116,24 @@ def simulate(
     check_bounds(machine, steps, timed, count)
     order = timed.order if seed is None else permuted(machine, listing, steps, seed)
     core = _filled(program, inputs)
+    cbuf, constants = core.local[Memory.CBUF], [0] * len(steps)
     for number in order:
-        step = steps[number]
+        step, before = steps[number], cbuf.bytes_read
         try:
             core.run(step.instruction, step.addresses, step.queue, timed.clock[number])
         except Fault as fault:
             raise listing.trap(step.number, fault) from fault
+        constants[number] = cbuf.bytes_read - before
     check_taken(listing, steps)
     outputs = {port.name: _output(core, port) for port in program.outputs}
-    events = count_events(machine, steps, count, core.local[Memory.CBUF].bytes_read)
-    return Result(program, outputs, steps, timed, events)
+    return Result(program, outputs, steps, timed, count_events(machine, steps, count, sum(constants)), constants)
+
+
+def timeline(program: Program) -> tuple[Sequence[Step], Schedule]:
+    """The instructions as they run, and when: as `simulate`, but without values. Trap as there, for what is found so."""
+    machine, listing = program.machine, Listing(program.instructions, program.nodes)
+    _check(machine, listing)
+    steps, count = unroll(machine, listing)
+    timed = schedule(machine, listing, steps, _costs(machine, steps), count)
+    check_bounds(machine, steps, timed, count)
+    return steps, timed

@@ -10,6 +10,7 @@ import pytest
 from import_matrix import feeds, fixture_path, symbols
 from import_matrix import load as load_onnx
 from integer_graphs import inputs_for, integer_graph
+from ir_text import function, parse
 from xdsl.dialects.builtin import ModuleOp, i32
 
 from qvit.backends.interpreter import run
@@ -222,3 +223,30 @@ REFUSED = (
     "not the last",
     "no stride reaches",
 )
+
+
+@pytest.mark.parametrize(
+    "levels", [[5, 1 << 31], [1 << 31, 1 << 40], [-(1 << 40), 5], [[5, 1 << 31], [7, 1 << 31]]], ids=str
+)
+def test_thresholds_beyond_32_bits(levels: list[Any]) -> None:
+    """The largest number does not reach what is beyond it."""
+    x = np.array([[-(1 << 31), 5], [(1 << 31) - 2, 0], [(1 << 31) - 1, (1 << 31) - 1]], np.int32)
+    module = comparators(levels)
+    require_equal(simulated(module, [x], SMALL), list(run(module, [x]).values()))
+
+
+def test_thresholds_beyond_32_bits_of_some_channels() -> None:
+    with pytest.raises(LoweringError, match="a threshold of some channels, less its bias, is beyond 2147483647"):
+        lower(comparators([[5, 1 << 31], [7, 9]]), SMALL)
+
+
+def comparators(levels: list[Any]) -> ModuleOp:
+    """i32 [3, 2] -> codes of 4 bits, from 0 on; levels: of all, or for each of the two columns."""
+    per_column = isinstance(levels[0], list)
+    shape = f"{'2x' if per_column else ''}2"
+    axis = " axis 1" if per_column else ""
+    body = [
+        f"%t = qvit.constant dense<{levels}> : tensor<{shape}xi64>",
+        f"%y = qvit.threshold %x, %t lowest 0{axis} : (tensor<3x2xi32>, tensor<{shape}xi64>) -> tensor<3x2xi4>",
+    ]
+    return parse(function(body, {"%x": "tensor<3x2xi32>"}))

@@ -191,7 +191,7 @@ def test_exposed_vectors_are_those_beside_which_the_array_stands_still() -> None
     steps = [Step(n, n, kinds[queue], queue, ()) for n, (queue, _, _) in enumerate(spans)]
     start, end = [s for _, s, _ in spans], [e for _, _, e in spans]
     timed = Schedule([], start, end, [], [], [], [], [], 50)
-    assert Result(small(), {}, steps, timed, Events()).exposed == [2, 7, 5, 0, 0, 0]
+    assert Result(small(), {}, steps, timed, Events(), []).exposed == [2, 7, 5, 0, 0, 0]
 
 
 def test_bounds_are_asserted(run: Result) -> None:
