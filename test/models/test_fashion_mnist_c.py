@@ -44,7 +44,7 @@ def sources(module: ModuleOp) -> Sources:
 
 def test_every_tensor_that_is_left(module: ModuleOp, codes: list[np.ndarray], sources: Sources) -> None:
     """With several operations a step: what is between them is not made."""
-    _, count = compared(module, codes)
+    _, count = compared(module, codes, ("interpreter", "c"))
     assert count == len(sources.program.steps) > 40
 
 

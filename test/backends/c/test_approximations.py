@@ -291,7 +291,7 @@ def run_steps(cases: Sequence[Case], build: str, folder: Path) -> list[Array]:
     return [np.frombuffer(part, a.dtype).reshape(a.shape) for part, a in zip(parts, wanted, strict=True)]
 
 
-@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("build", ["optimised", pytest.param("sanitised", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_steps(family: str, build: str, tmp_path: Path) -> None:
     cases = cases_of_family(family)
@@ -479,6 +479,7 @@ def test_every_rounding(tmp_path: Path) -> None:
     check(cases, run_program(cases, tmp_path))
 
 
+@pytest.mark.slow
 def test_every_rounding_sanitised(tmp_path: Path) -> None:
     check(fine_cases(), run_steps(fine_cases(), "sanitised", tmp_path))
 

@@ -159,7 +159,7 @@ def narrow(kind: str, outputs: int, depth: int) -> ModuleOp:
 
 
 @pytest.mark.parametrize("kind", ["i4", "i3", "i2", "ui4", "ui3", "ui2", "ui1", "i7"])
-@pytest.mark.parametrize(("outputs", "depth"), [(64, 48), (37, 61)])
+@pytest.mark.parametrize(("outputs", "depth"), [pytest.param(64, 48, marks=pytest.mark.slow), (37, 61)])
 def test_weights_of_fewer_bits_are_packed(kind: str, outputs: int, depth: int) -> None:
     """The file has their bits, of panels padded to 16 columns and steps of 4, behind a header and beside biases."""
     program = narrow(kind, outputs, depth)

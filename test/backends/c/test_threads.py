@@ -262,7 +262,7 @@ def test_two_models_at_once(tmp_path: Path) -> None:
     expected = [program(*given) for program, given in zip(programs, codes, strict=True)]
 
     def repeated(k: int) -> None:
-        for _ in range(30):
+        for _ in range(10):
             equal(programs[k](*codes[k]), expected[k])
 
     with ThreadPoolExecutor(len(programs)) as pool:
