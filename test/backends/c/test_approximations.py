@@ -291,7 +291,7 @@ def run_steps(cases: Sequence[Case], build: str, folder: Path) -> list[Array]:
     return [np.frombuffer(part, a.dtype).reshape(a.shape) for part, a in zip(parts, wanted, strict=True)]
 
 
-@pytest.mark.parametrize("build", ["optimised", pytest.param("sanitised", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("build", ["c++", pytest.param("sanitised", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_steps(family: str, build: str, tmp_path: Path) -> None:
     cases = cases_of_family(family)
