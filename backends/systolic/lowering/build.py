@@ -59,6 +59,8 @@ class Builder:
     machine: Machine
     options: Options
     weights: Weights
+    room: int
+    """Bytes of the memory for activations that tensors which stay may take."""
     tasks: list[Task] = field(default_factory=list[Task])
     data: dict[int, Array] = field(default_factory=dict[int, Array])
     dram: int = 0
@@ -119,6 +121,8 @@ class Builder:
     def new_home(self, value: SSAValue) -> Home:
         """The memory of a tensor that is about to be computed."""
         held, shape = element(value), shape_of(value)
+        if value not in self.addresses and bytes_of(value) > self.room:
+            self.addresses[value] = self.new_dram(bytes_of(value))  # a copy, which no plan of what stays knew of
         return Home("tensor", prod(shape), held, value, self.addresses.get(value))
 
     def new_dram(self, size: int) -> int:

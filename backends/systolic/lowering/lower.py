@@ -67,7 +67,7 @@ class _Lowering:
 
     def draft(self, budget: int) -> _Draft:
         """Tasks where tensors that stay take at most `budget` bytes of the memory for activations."""
-        b = Builder(self.machine, self.options, Weights(self.module))
+        b = Builder(self.machine, self.options, Weights(self.module), budget)
         ops = [op for op in self.function.body.block.ops if not isinstance(op, ReturnOp)]
         found = groups(ops)
         inputs = [self._input(b, *pair) for pair in zip(input_names(self.function), self.function.args, strict=True)]

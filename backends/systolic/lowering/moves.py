@@ -1,5 +1,6 @@
 """Operations that move elements: views where strides say them, copies elsewhere."""
 
+from collections.abc import Mapping
 from itertools import product
 
 from xdsl.ir import Operation, SSAValue
@@ -101,6 +102,12 @@ def _copy(
 ) -> None:
     """Between homes wherever they live."""
     planes, rows, run = counts
+    away = source[0].address is not None and target[0].address is not None
+    if away and planes * rows * run > b.machine.memory.activations // 8:  # by way of the chip, in halves
+        for shift, part in _halves(counts, steps):
+            starts = [(home, at + shift[end]) for end, (home, at) in (("source", source), ("target", target))]
+            _copy(b, starts[0], starts[1], part, steps)
+        return
     reach = (planes - 1) * steps["target_plane"] + (rows - 1) * steps["target_row"] + run
     place = Place(b.buffer(target[0]), target[1], 1, reach, reach)
     if planes == 1 and steps["target_row"]:
@@ -127,6 +134,27 @@ def _copy(
         (reads,),
         (place,),
     )
+
+
+def _halves(
+    counts: tuple[int, int, int], steps: Mapping[str, int]
+) -> list[tuple[dict[str, int], tuple[int, int, int]]]:
+    """Two parts of a copy: by how many bytes the source and the target of each are farther on, and its counts."""
+    planes, rows, run = counts
+    ends = ("source", "target")
+    if planes > 1:
+        half = planes // 2
+        later = {end: half * steps[f"{end}_plane"] for end in ends}
+        parts = (half, rows, run), (planes - half, rows, run)
+    elif rows > 1:
+        half = rows // 2
+        later = {end: half * steps[f"{end}_row"] for end in ends}
+        parts = (1, half, run), (1, rows - half, run)
+    else:
+        half = run // 2
+        later = dict.fromkeys(ends, half)
+        parts = (1, 1, half), (1, 1, run - half)
+    return [(dict.fromkeys(ends, 0), parts[0]), (later, parts[1])]
 
 
 def _merged(source: View, target: View) -> list[tuple[int, int, int]]:
