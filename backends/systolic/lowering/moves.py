@@ -141,20 +141,18 @@ def _halves(
 ) -> list[tuple[dict[str, int], tuple[int, int, int]]]:
     """Two parts of a copy: by how many bytes the source and the target of each are farther on, and its counts."""
     planes, rows, run = counts
-    ends = ("source", "target")
     if planes > 1:
         half = planes // 2
-        later = {end: half * steps[f"{end}_plane"] for end in ends}
+        source, target = half * steps["source_plane"], half * steps["target_plane"]
         parts = (half, rows, run), (planes - half, rows, run)
     elif rows > 1:
         half = rows // 2
-        later = {end: half * steps[f"{end}_row"] for end in ends}
+        source, target = half * steps["source_row"], half * steps["target_row"]
         parts = (1, half, run), (1, rows - half, run)
     else:
-        half = run // 2
-        later = dict.fromkeys(ends, half)
+        source = target = half = run // 2
         parts = (1, 1, half), (1, 1, run - half)
-    return [(dict.fromkeys(ends, 0), parts[0]), (later, parts[1])]
+    return [({"source": 0, "target": 0}, parts[0]), ({"source": source, "target": target}, parts[1])]
 
 
 def _merged(source: View, target: View) -> list[tuple[int, int, int]]:
