@@ -6,6 +6,7 @@ correct summation orders end far apart.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -234,11 +235,21 @@ def _int_softmax(_: Machine, op: IntSoftmaxOp, x: Array, *constants: Array) -> t
     return approximation.apply(widen(x), constants[:count], mask, results)
 
 
+TABULATED = 2
+"""An elementwise function of more elements than this times the codes of its operand is computed once for each code."""
+
+
 def _int_function(m: Machine, op: IntFunctionOp, x: Array, *tables: Array) -> Array:
     approximation, result = op.approximation.data, _integer_result(op)
     assert isinstance(approximation, FunctionApproximation)
     assert result is not None
-    return approximation.apply(minus(widen(x), m.weights.zero_point(op.input_zero_point)), tables, result)
+    zero_point, codes = m.weights.zero_point(op.input_zero_point), integer_of(op.input)
+    assert codes is not None
+    if not approximation.rowwise and x.size >> codes.bits > TABULATED:
+        every = np.arange(codes.lo, codes.hi + 1)
+        with suppress(OverflowError):  # of a code that x need not have
+            return approximation.apply(minus(every, zero_point), tables, result)[widen(x) - codes.lo]
+    return approximation.apply(minus(widen(x), zero_point), tables, result)
 
 
 def _int_layer_norm(_: Machine, op: IntLayerNormOp, x: Array, *tables: Array) -> Array:

@@ -23,7 +23,7 @@ from qvit.dialects.provenance import Remark, describe, grouped
 from qvit.dialects.semantics.integers import Array, Rounding
 from qvit.dialects.types import integer_of
 from qvit.dialects.weights import Weights
-from qvit.transforms.requant.choice import Choice, common, divided, fixed, free, spread
+from qvit.transforms.requant.choice import Choice, bound, common, divided, fixed, free, spread
 from qvit.transforms.requant.equality import Step
 from qvit.transforms.requant.multipliers import Dyadic, never_ties, normalised, octaves, pot_shift
 from qvit.transforms.rule import Declined, Exactness, require
@@ -92,13 +92,15 @@ class Options:
 
     form: "dyadic", or "pot" for powers of two alone. rounding: what another mode to nearest becomes where no operand
     ties. fixed32: the shift 32 for whole tensors where that gives the same codes. allow_bounded: also take multipliers
-    that are not proven to give the same codes. bounds: ranges of operands that are narrower than their types'.
+    that are not proven to give the same codes. nearest: always the nearest multiplier, without proofs, so that the result
+    follows from the factor alone; bounded, and quick. bounds: ranges of operands that are narrower than their types'.
     """
 
     form: str = "dyadic"
     rounding: Rounding = Rounding.HALF_UP
     fixed32: bool = False
     allow_bounded: bool = False
+    nearest: bool = False
     bounds: Bounds = field(default=lambda _: None)
 
 
@@ -174,7 +176,7 @@ class _Lowering:
             self._note(op, "fixed32", "no multipliers at the shift 32 give the same codes in all channels")
         if not isinstance(op.form, RealAttr):
             return _Plan({})
-        choice = free(factors, steps, op.rounding.data)
+        choice = self._free(factors, steps, op.rounding.data)
         return _Plan({"form": _dyadic(choice.numbers)}, choice.equal, choice.bound)
 
     def _divided(self, op: RequantizeOp) -> _Plan:
@@ -206,7 +208,7 @@ class _Lowering:
             if isinstance(form, RealAttr):
                 ((first, last),) = self._range(value, zero_point)
                 most = int(max(abs(first), abs(last)) * max(map(abs, factors))) + 2
-                terms.append(free(factors, [Step(first, last, -most, most)], op.rounding.data))
+                terms.append(self._free(factors, [Step(first, last, -most, most)], op.rounding.data))
                 forms[name] = _dyadic(terms[-1].numbers)
         channels = max((len(term.equal) for term in terms), default=1)
         equal = [all(channel) for channel in zip(*(spread(t.equal, channels) for t in terms), strict=True)]
@@ -231,6 +233,14 @@ class _Lowering:
             self._note(op, "shift", "its multipliers have no common shift that keeps them")
             return _Plan({})
         return _Plan({"lhs_form": _dyadic(a.numbers), "rhs_form": _dyadic(b.numbers)}, a.equal, a.bound)
+
+    def _free(self, factors: Sequence[Fraction], steps: Sequence[Step], rounding: Rounding) -> Choice:
+        if not self.options.nearest:
+            return free(factors, steps, rounding)
+        numbers = [_normalised(f) for f in factors]
+        # the nearest is off by half a unit: one bound for all channels, of the least precise and the largest
+        off = Fraction(1, 2 * min((abs(d.multiplier) for d in numbers if d.multiplier), default=1) - 1)
+        return Choice(numbers, [False] * len(numbers), bound([max(factors, key=abs)], [off], steps))
 
     def _require_dyadic(self, factors: Sequence[Fraction]) -> None:
         require(self.options.form == "dyadic", _no_pot(factors))
@@ -348,6 +358,7 @@ class LowerRequantPass(ModulePass):
     A new form is bit-exact if all operands, over the whole range of their type, get the same codes; this is proven for
     each channel, for codes of up to 8 bits always. Others are bounded, and taken with allow-bounded alone. What keeps a
     real factor, or under form=pot another than a power of two, is an error that says why; with `partial` it stays.
+    `nearest` takes the nearest multipliers without looking for others, as training does at each step.
     `report=FILE` writes what was done as JSON, and prints a short table on stderr.
     """
 
@@ -357,6 +368,7 @@ class LowerRequantPass(ModulePass):
     rounding: str = "half_up"
     fixed32: bool = False
     allow_bounded: bool = False
+    nearest: bool = False
     partial: bool = False
     report: str = ""
 
@@ -373,7 +385,7 @@ class LowerRequantPass(ModulePass):
             raise ValueError(f"lower-requant: rounding must be {', '.join(NEAREST)}, found {self.rounding}")
         if self.report.endswith(".html"):
             raise ValueError(f"lower-requant: its report is JSON, found {self.report}")
-        options = Options(self.form, Rounding(self.rounding), self.fixed32, self.allow_bounded)
+        options = Options(self.form, Rounding(self.rounding), self.fixed32, self.allow_bounded, self.nearest)
         result = lower_requant(module, options)
         if self.report:
             write_text(Path(self.report), result.to_json())

@@ -33,7 +33,8 @@ from qvit.transforms.lower_requant import LowerRequantPass
 from qvit.transforms.ptq.approximate import Rows, choose_approximations
 from qvit.transforms.ptq.observers import ADAPTIVE, Observer, Quantizer
 from qvit.transforms.ptq.scheme import Mixed, Quantization, all_roles
-from qvit.transforms.ptq.weights import WeightQuantizer
+from qvit.transforms.ptq.sites import Role
+from qvit.transforms.ptq.weights import Fit, WeightQuantizer
 from qvit.transforms.range_analysis import RangeAnalysisPass
 from qvit.transforms.verify_integer_only import VerifyIntegerOnlyPass
 
@@ -242,6 +243,28 @@ SCHEMES: dict[str, Scheme] = {
 """All schemes by name."""
 
 
+NARROW = 8
+"""Quantizers of fewer bits take the range with the least squared error: clipping costs less than coarse steps."""
+
+
+def at_bits(scheme: Scheme, weights: int, activations: int) -> Scheme:
+    """The scheme with weights and operands of products of so many bits (2 to 8), at its first and last layers of 8.
+
+    Scales that a scheme gives itself (probabilities) become those of the same range. What no product takes keeps its bits.
+    """
+    roles = dict(scheme.quantization.roles)
+    for role in (Role.LINEAR, Role.HIDDEN, Role.ATTENTION, Role.PROBABILITIES):
+        if (operand := roles.get(role)) is not None and not operand.power_of_two:
+            observer = Observer.MSE if activations < NARROW else operand.observer
+            scale = operand.scale * 2.0 ** (operand.bits - activations)
+            roles[role] = replace(operand, bits=activations, observer=observer, scale=scale)
+        elif operand is not None:
+            roles[role] = replace(operand, bits=activations)
+    fit = Fit.MSE if weights < NARROW else scheme.quantization.weights.fit
+    quantizer = replace(scheme.quantization.weights, bits=weights, fit=fit)
+    return replace(scheme, quantization=replace(scheme.quantization, roles=roles, weights=quantizer, ends=8))
+
+
 def run_scheme(
     module: ModuleOp,
     scheme: Scheme,
@@ -249,20 +272,23 @@ def run_scheme(
     published: bool = False,
     unchecked: bool = False,
     rows: Rows | None = None,
+    layers: Mapping[str, tuple[str, ...]] | None = None,
     context: Context | None = None,
 ) -> dict[str, object]:
     """All passes of a scheme, in place; what each reports, by its name. DiagnosticException where something stays in float.
 
-    rows: what samples gave, for schemes with candidates.
+    rows: what samples gave, for schemes with candidates. layers: approximations of single operations, in the place of those
+    that the rows would choose.
     """
     reports: dict[str, object] = {}
     for step in scheme.passes(published=published, unchecked=unchecked):
         if isinstance(step, IntegerizePass):
             choices = choose_approximations(module, rows, scheme.candidates) if rows and not published else []
             reports["choices"] = choices
-            reports[step.name] = report = step.run(module, {choice.src: (choice.chosen,) for choice in choices})
+            chosen = {choice.src: (choice.chosen,) for choice in choices}
+            reports[step.name] = report = step.run(module, layers or chosen)
             if report.left:
-                raise DiagnosticException(_left(report))
+                raise DiagnosticException(left_in_float(report))
         elif isinstance(step, DelayDequantPass | LowerRequantPass | RangeAnalysisPass):
             reports[step.name] = step.run(module)
         else:
@@ -270,7 +296,7 @@ def run_scheme(
     return reports
 
 
-def _left(report: IntegerReport) -> str:
+def left_in_float(report: IntegerReport) -> str:
     """What cannot become integers, one line a reason."""
     reasons: dict[str, list[str]] = {}
     for remark in report.left:

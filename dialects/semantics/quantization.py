@@ -108,10 +108,10 @@ def scale_and_round(
         product = int(x[index]) * _factor_at(factors, axis, index)
         return product if divisor is None else product / int(divisor[index])
 
-    return _round_near(near, np.abs(near), exact, rounding)
+    return round_near(near, np.abs(near), exact, rounding)
 
 
-def _round_near(near: Array, size: Array, exact: Callable[[tuple[int, ...]], Fraction], rounding: Rounding) -> Array:
+def round_near(near: Array, size: Array, exact: Callable[[tuple[int, ...]], Fraction], rounding: Rounding) -> Array:
     """Real numbers, rounded; `near`, in float64, is off from them by less than 2^-50 of `size`.
 
     Only elements that lie closer than that to the boundary between two results are decided by `exact`, the rational
@@ -306,7 +306,7 @@ def add_requant_real(
 
     with np.errstate(invalid="ignore"):  # infinity less infinity
         total, size = np.asarray(left + right), np.abs(left) + np.abs(right)
-    return _offset(_round_near(total, size, exact, rounding), z, result)
+    return _offset(round_near(total, size, exact, rounding), z, result)
 
 
 def threshold(x: Array, thresholds: Array, axis: int | None, lowest: int, result: IntType) -> Array:

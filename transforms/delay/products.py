@@ -19,8 +19,8 @@ from qvit.dialects.ops.quantization import DequantizeOp
 from qvit.dialects.ops.shape import ReshapeOp
 from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.provenance import describe, set_sources, sources
-from qvit.dialects.semantics.integers import Array, IntType, Rounding, round_fraction
-from qvit.dialects.semantics.quantization import along
+from qvit.dialects.semantics.integers import Array, IntType, Rounding, magnitude, minus, widen
+from qvit.dialects.semantics.quantization import along, round_near
 from qvit.dialects.types import element_dtype, element_of, integer_of, is_float, shape_of
 from qvit.dialects.weights import Weights
 from qvit.transforms.rule import Declined, Exactness, Rewrite, Rule, Session, require
@@ -277,22 +277,32 @@ class _LayerRule(Rule):
         stored = weights.array(bias if dq is None else dq.input)
         if stored is None or not np.isfinite(stored).all():
             return None
-        steps = weights.exact_scale(scale) * (1 if scale.length else stored.size)
-        if not all(steps):
+        steps = np.broadcast_to(weights.scale(scale), stored.shape)
+        if not steps.all():
             return None
-        units = [Fraction(1)] * stored.size if dq is None else weights.exact_scale(dq.params.scale)
-        units = units * (stored.size // len(units))
-        zero = np.broadcast_to(weights.zero_point(None if dq is None else dq.params.zero_point), stored.shape)
-        numbers = [Fraction(float(v)) if dq is None else int(v) - int(z) for v, z in zip(stored, zero, strict=True)]
-        values = [number * unit for number, unit in zip(numbers, units, strict=True)]
-        codes = [round_fraction(v / step, Rounding.HALF_EVEN) for v, step in zip(values, steps, strict=True)]
-        reach = max(map(abs, codes))
+        params = None if dq is None else dq.params
+        zero = weights.zero_point(None if params is None else params.zero_point)
+        numbers = stored if params is None else minus(widen(stored), zero)
+        units = np.broadcast_to(np.ones(1) if params is None else weights.scale(params.scale), stored.shape)
+        near = numbers.astype(np.float64) * units / steps  # each factor of a scale rounds once: less than 2^-50 in all
+
+        def exact(index: tuple[int, ...]) -> Fraction:
+            above = Fraction(1) if params is None else _at(weights.exact_scale(params.scale), index[0])
+            return Fraction(numbers[index].item()) * above / _at(weights.exact_scale(scale), index[0])
+
+        codes = round_near(near, np.abs(near), exact, Rounding.HALF_EVEN)
+        reach = magnitude(codes)
         accumulator = IntType(session.accumulator_bits)
         if reach > accumulator.hi:
             return None
-        constant = ConstantOp(np.array(codes, accumulator.dtype))
-        bound = float(max(map(abs, steps)) / 2)
+        constant = ConstantOp(codes.astype(accumulator.dtype))
+        bound = float(np.abs(steps).max() / 2)
         return _Bias(constant.result, (constant,), None, reach, () if dq is None else (dq,), bound)
+
+
+def _at(values: Sequence[Fraction], index: int) -> Fraction:
+    """Of one value for all, or one for each."""
+    return values[index if len(values) > 1 else 0]
 
 
 def _added(value: SSAValue, bias: SSAValue, axis: int) -> list[Operation]:

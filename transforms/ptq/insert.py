@@ -1,12 +1,12 @@
 """Writes quantize and dequantize operations into a float module, with scales from statistics."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.dialects.func import FuncOp
-from xdsl.ir import Operation, SSAValue, Use
+from xdsl.dialects.func import FuncOp, ReturnOp
+from xdsl.ir import BlockArgument, Operation, SSAValue, Use
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from qvit.dialects.attributes import QParamsAttr, ScaleAttr, float_value
@@ -120,13 +120,33 @@ def insert(
         array = weights.array(value)
         return statistics[value] if array is None else of_constant(array)
 
+    ends = end_layers(function) if quantization.ends else set[Operation]()
     for site in find_sites(function):
-        _quantize_site(site, quantization, statistics_of, weights, choices)
+        _quantize_site(site, quantization, statistics_of, weights, choices, ends)
     for op in list(function.walk()):
         if isinstance(op, LinearOp | Conv2dOp) and is_float(element_of(op.weight)):
             quantizer = (chosen or {}).get(op) or quantization.weight_quantizer(sources(op))
+            if op in ends:
+                quantizer = replace(quantizer, bits=max(quantizer.bits, quantization.ends))
             _quantize_layer(op, quantizer, weights, choices, statistics)
     return choices
+
+
+def end_layers(function: FuncOp) -> set[Operation]:
+    """Layers that take the model's input, or whose result the caller gets, but for operations that move elements."""
+    found: set[Operation] = set()
+    for op in function.walk():
+        if not isinstance(op, LinearOp | Conv2dOp):
+            continue
+        value = op.input
+        while isinstance(value.owner, MOVES):
+            value = value.owner.operands[0]
+        behind = [op.result]
+        for result in behind:  # grows while it is walked
+            behind += [r for use in result.uses if isinstance(use.operation, MOVES) for r in use.operation.results]
+        if isinstance(value, BlockArgument) or any(isinstance(u.operation, ReturnOp) for r in behind for u in r.uses):
+            found.add(op)
+    return found
 
 
 def _names(values: Sequence[SSAValue]) -> list[str]:
@@ -134,13 +154,20 @@ def _names(values: Sequence[SSAValue]) -> list[str]:
 
 
 def _quantize_site(
-    site: Site, quantization: Quantization, statistics_of: StatisticsOf, weights: Weights, choices: Choices
+    site: Site,
+    quantization: Quantization,
+    statistics_of: StatisticsOf,
+    weights: Weights,
+    choices: Choices,
+    ends: Set[Operation],
 ) -> None:
     made = [*site.producers, *site.constants]
     main = role(site)
     quantizer = quantization.quantizer(main, _names(made))
     if quantizer is None:
         return
+    if any(use.operation in ends for use in site.uses):
+        quantizer = replace(quantizer, bits=max(quantizer.bits, quantization.ends))
     seen = joined([statistics_of(value) for value in made])
     narrower = _narrower(site, quantizer, quantization)
     choice = choose(seen, quantizer)

@@ -60,7 +60,8 @@ class Quantization:
     roles: a quantizer for each role; a role without one stays as it is. smoothing: the exponent alpha by which ranges move
     from the outputs of layer normalisations into the weights behind them, 0 for none; smooth_to_powers: by powers of two.
     centre_keys: subtract from keys what is common to all tokens, which softmax does not see. rounding: of every quantizer.
-    mixed: which layers have wider weights than `weights` is searched for on the samples.
+    mixed: which layers have wider weights than `weights` is searched for on the samples. ends: the least bits of the
+    weights and operands of layers that take the model's input or make its result, which few bits harm most.
     """
 
     roles: Mapping[Role, Quantizer]
@@ -70,6 +71,7 @@ class Quantization:
     centre_keys: bool = False
     rounding: Rounding = Rounding.HALF_EVEN
     mixed: Mixed | None = None
+    ends: int = 0
     overrides: tuple[Override, ...] = ()
 
     def quantizer(self, role: Role, names: Sequence[str]) -> Quantizer | None:

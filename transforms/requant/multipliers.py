@@ -45,19 +45,21 @@ def normalised(factor: Fraction) -> Dyadic | None:
     """
     if factor == 0:
         return Dyadic(0, 0)
-    shift = BITS - 1 - _floor_log2(abs(factor))
+    shift = BITS - 1 - _floor_log2(abs(factor.numerator), factor.denominator)
     if shift < 0:
         return None
     shift = min(shift, MAX_SHIFT)
-    nearest = Dyadic(at_shift(factor, shift), shift)
+    # at_shift without rational numbers, of which a model has thousands
+    size, sign = abs(factor.numerator), -1 if factor < 0 else 1
+    nearest = Dyadic(sign * (((size << (shift + 1)) // factor.denominator + 1) >> 1), shift)
     if nearest.overflows:
         return Dyadic(nearest.multiplier // 2, shift - 1) if shift > 0 else None
     return nearest
 
 
-def _floor_log2(factor: Fraction) -> int:
-    guess = factor.numerator.bit_length() - factor.denominator.bit_length()
-    return guess if factor >= Fraction(2) ** guess else guess - 1
+def _floor_log2(numerator: int, denominator: int) -> int:
+    guess = numerator.bit_length() - denominator.bit_length()
+    return guess if numerator << max(-guess, 0) >= denominator << max(guess, 0) else guess - 1
 
 
 def neighbour(nearest: Dyadic, factor: Fraction) -> Dyadic | None:

@@ -1,0 +1,43 @@
+"""The straight-through quantizer: forward what given codes stand for, backward the gradients of LSQ."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+
+def fake_quantize(x: Tensor, codes: Tensor, scale: Tensor, zero_point: int, low: int, high: int) -> Tensor:
+    """(codes - zero_point) * scale, with gradients as if the codes were x / scale + zero_point, rounded and clipped.
+
+    x: float32, what was quantized; codes: its codes, whole numbers of any dtype in low..high; scale: float32, broadcasts
+    against x. The codes need not be those that x itself would get: they are what the integer program computed.
+
+    Backward (Esser et al., Learned Step Size Quantization, equations 3 and 5): x takes the gradient where x / scale +
+    zero_point lies in low..high, and 0 elsewhere; the scale takes codes - zero_point, less x / scale inside, divided by
+    sqrt(elements of a scale * high).
+    """
+    function = cast(Any, _FakeQuantize)
+    return function.apply(x, codes, scale, zero_point, low, high)
+
+
+class _FakeQuantize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, codes: Tensor, scale: Tensor, zero_point: int, low: int, high: int) -> Tensor:
+        centred = codes.to(x.dtype) - zero_point
+        ctx.save_for_backward(x, centred, scale)
+        ctx.bounds = low - zero_point, high - zero_point
+        return centred * scale
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, centred, scale = ctx.saved_tensors
+        low, high = ctx.bounds
+        ratio = x / scale
+        inside = (ratio >= low) & (ratio <= high)
+        to_x = grad * inside if ctx.needs_input_grad[0] else None
+        to_scale = None
+        if ctx.needs_input_grad[2]:
+            each = grad * (centred - ratio * inside)
+            elements = x.numel() // scale.numel()
+            to_scale = each.sum_to_size(scale.shape) * (elements * max(high, 1)) ** -0.5
+        return to_x, None, to_scale, None, None, None

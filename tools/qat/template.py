@@ -1,0 +1,246 @@
+"""A quantized module whose scales and constants change: what training learns, and where it stands in the module."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, FloatAttr, FunctionType, ModuleOp, StringAttr
+from xdsl.dialects.func import FuncOp, ReturnOp
+from xdsl.ir import Operation, SSAValue
+
+from qvit.backends.interpreter import find_function, output_names
+from qvit.dialects.attributes import QParamsAttr, ScaleAttr, dense, dense_array, float_value
+from qvit.dialects.ops.products import Conv2dOp, LinearOp
+from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
+from qvit.dialects.ops.shape import ConcatOp
+from qvit.dialects.ops.weights import ConstantOp
+from qvit.dialects.provenance import NAME, describe
+from qvit.dialects.semantics.integers import Array, IntType, Rounding
+from qvit.dialects.types import element_of, integer_of, is_float
+from qvit.dialects.weights import Weights
+from qvit.transforms.ptq.sites import MOVES
+
+
+@dataclass(eq=False)
+class Step:
+    """A scale, common to the quantizers and dequantizers `ops`.
+
+    initial: float32, one number or one for each index along `axis`; the scale is `initial` times 2^(what was learned), and
+    divided by the factors `below`, which stay. codes: of what it quantizes; zero_point: one number. weights: whether it is
+    the scale of a layer's weights: of these each is learned, of activations' scales that differ between channels only what
+    they have in common. src: the source node.
+    """
+
+    src: str
+    ops: list[QuantizeOp | DequantizeOp]
+    initial: Array
+    axis: int | None
+    zero_point: int
+    codes: IntType
+    weights: bool = False
+
+    @property
+    def learned(self) -> tuple[int, ...]:
+        """The shape of what is learned."""
+        return self.initial.shape if self.weights else ()
+
+    @property
+    def below(self) -> tuple[float, ...]:
+        factors = self.ops[0].params.scale.below
+        return tuple(float(f.value.data) for f in factors if isinstance(f, FloatAttr))
+
+    def write(self, scale: Array) -> None:
+        """Put a float32 scale into the operations."""
+        for op in self.ops:
+            params = op.params
+            made = ScaleAttr.of(float_value(scale if scale.ndim else float(scale)), over=params.scale.below)
+            op.properties["params"] = QParamsAttr.of(made, params.zero_point, params.axis_index)
+
+
+@dataclass(eq=False)
+class Value:
+    """A constant that is trained. initial: float32; step: that of its codes, None for one that stays in float."""
+
+    src: str
+    constant: ConstantOp
+    initial: Array
+    step: Step | None = None
+    rounding: Rounding = Rounding.HALF_EVEN
+
+    def write(self, array: Array) -> None:
+        """Put codes (or floats, where there is no step) into the module."""
+        self.constant.properties["value"] = dense(array, element_of(self.constant.result))
+
+
+@dataclass
+class Template:
+    """A module of floats, quantizers and dequantizers, with what can be learned of it.
+
+    quantizers: those of activations, in program order: results of @main behind its own ones, so that the integers of each
+    are seen wherever the passes move them. steps, values: see there.
+    """
+
+    module: ModuleOp
+    quantizers: list[QuantizeOp]
+    steps: list[Step]
+    values: list[Value]
+    outputs: list[str]
+    step_of: Mapping[Operation, Step] = field(default_factory=dict[Operation, Step])
+
+    @property
+    def function(self) -> FuncOp:
+        return find_function(self.module)
+
+    def operations(self) -> Iterator[Operation]:
+        yield from self.function.body.block.ops
+
+    def observed(self) -> ModuleOp:
+        """A copy that also returns the codes of every quantizer."""
+        copy = self.module.clone()
+        function = find_function(copy)
+        positions = {op: i for i, op in enumerate(self.operations())}
+        ops = list(function.body.block.ops)
+        codes = [ops[positions[q]].results[0] for q in self.quantizers]
+        returned = function.body.block.last_op
+        assert isinstance(returned, ReturnOp)
+        returned.operands = [*returned.operands, *codes]
+        names = [*self.outputs, *(code_name(i) for i in range(len(codes)))]
+        function.properties["res_attrs"] = ArrayAttr([DictionaryAttr({NAME: StringAttr(name)}) for name in names])
+        function.properties["function_type"] = FunctionType.from_lists(
+            [a.type for a in function.args], [v.type for v in returned.operands]
+        )
+        return copy
+
+
+def code_name(index: int) -> str:
+    """How `Template.observed` calls the codes of a quantizer."""
+    return f"codes.{index}"
+
+
+def make_template(module: ModuleOp, reference: ModuleOp, fixed: Sequence[str] = ()) -> Template:
+    """The template of a module that `quantize` made.
+
+    reference: the same in float, in front of quantization. fixed: source nodes of constants that are not trained.
+    """
+    function = find_function(module)
+    ops = list(function.body.block.ops)
+    quantizers = [op for op in ops if isinstance(op, QuantizeOp)]
+    template = Template(module, quantizers, [], [], output_names(function))
+    steps: dict[Operation, Step] = {}
+    for group in _groups(ops):
+        step = _step(group)
+        if step is not None:
+            template.steps.append(step)
+            steps.update((op, step) for op in step.ops)
+    weights = Weights(module)
+    originals = _originals(ops, list(find_function(reference).body.block.ops), Weights(reference))
+    for op in ops:
+        if not isinstance(op, ConstantOp) or describe(op) in fixed:
+            continue
+        users = [use.operation for use in op.result.uses]
+        if len(users) == 1 and isinstance(users[0], DequantizeOp) and op in originals:
+            step = steps.get(users[0])
+            if step is not None:
+                rounding = next((q.rounding.data for q in step.ops if isinstance(q, QuantizeOp)), Rounding.HALF_EVEN)
+                template.values.append(Value(describe(op), op, originals[op], step, rounding))
+        elif is_float(element_of(op.result)) and any(_trains(user, op.result) for user in users):
+            array = weights.array(op.result)
+            assert array is not None
+            template.values.append(Value(describe(op), op, array.astype(np.float32)))
+    template.step_of = steps
+    return template
+
+
+def _trains(op: Operation, value: SSAValue) -> bool:
+    """Whether a float constant is a parameter to an operation: a bias, gamma or beta; masks and the like are none."""
+    from qvit.dialects.ops.nonlinear import LayerNormOp
+
+    match op:
+        case LinearOp() | Conv2dOp():
+            return op.bias is value
+        case LayerNormOp():
+            return value in (op.gamma, op.beta)
+        case _:
+            return False
+
+
+def _groups(ops: Sequence[Operation]) -> list[list[QuantizeOp | DequantizeOp]]:
+    """Quantizers and dequantizers that share one scale: of a tensor, and of all that meet in a concatenation."""
+    found = [op for op in ops if isinstance(op, DequantizeOp)]
+    leader = {op: op for op in found}
+
+    def find(op: DequantizeOp) -> DequantizeOp:
+        while leader[op] is not op:
+            op = leader[op]
+        return op
+
+    for op in ops:
+        if isinstance(op, ConcatOp):
+            first, *others = [source for v in op.operands for source in _sources_of(v)] or [None]
+            for other in others:
+                assert first is not None
+                assert other is not None
+                leader[find(other)] = find(first)
+    groups: dict[DequantizeOp, list[QuantizeOp | DequantizeOp]] = {}
+    for op in found:
+        group = groups.setdefault(find(op), [])
+        group.append(op)
+        if isinstance(made := op.input.owner, QuantizeOp):
+            group.append(made)
+    return list(groups.values())
+
+
+def _sources_of(value: SSAValue) -> list[DequantizeOp]:
+    """The dequantizers whose results operations that only move elements put into a tensor."""
+    if isinstance(value.owner, DequantizeOp):
+        return [value.owner]
+    if isinstance(value.owner, MOVES):
+        return [source for operand in value.owner.operands for source in _sources_of(operand)]
+    return []
+
+
+def _step(group: list[QuantizeOp | DequantizeOp]) -> Step | None:
+    """None for scales that stay: with several factors, or with zero points for channels."""
+    params = group[0].params
+    if any(op.params != params for op in group) or params.zero_point.number is None or len(params.scale.above) != 1:
+        return None
+    (factor,) = params.scale.above
+    dequantize = next(op for op in group if isinstance(op, DequantizeOp))
+    codes = integer_of(dequantize.input)
+    assert codes is not None
+    if isinstance(factor, FloatAttr):
+        initial = np.array(factor.value.data, np.float32)
+    else:
+        array = Weights.of(dequantize).values(factor)
+        initial = array.astype(np.float32)
+    weights = any(
+        isinstance(use.operation, LinearOp | Conv2dOp) and use.index == 1 for use in dequantize.result.uses
+    ) and isinstance(dequantize.input.owner, ConstantOp)
+    quantizer = next((op for op in group if isinstance(op, QuantizeOp)), dequantize)
+    return Step(describe(quantizer), group, initial, params.axis_index, params.zero_point.number, codes, weights)
+
+
+def _originals(
+    quantized: Sequence[Operation], floats: Sequence[Operation], weights: Weights
+) -> dict[ConstantOp, Array]:
+    """The floats of each constant that became codes, found by walking both modules in step."""
+    skipped = (ConstantOp, QuantizeOp, DequantizeOp)
+    pairs = zip(
+        (op for op in quantized if not isinstance(op, skipped)),
+        (op for op in floats if not isinstance(op, skipped)),
+        strict=True,
+    )
+    found: dict[ConstantOp, Array] = {}
+    for op, original in pairs:
+        assert op.name == original.name
+        for operand, before in zip(op.operands, original.operands, strict=True):
+            if isinstance(dq := operand.owner, DequantizeOp) and isinstance(constant := dq.input.owner, ConstantOp):
+                array = weights.array(before)
+                if array is not None and is_float(element_of(before)):
+                    found[constant] = array.astype(np.float32)
+    return found
+
+
+def constant_of(op: ConstantOp) -> Array:
+    """A constant's array."""
+    return dense_array(op.value)
