@@ -29,7 +29,8 @@ class _FakeQuantize(torch.autograd.Function):
         return centred * scale
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grad_outputs
         x, centred, scale = ctx.saved_tensors
         low, high = ctx.bounds
         ratio = x / scale
