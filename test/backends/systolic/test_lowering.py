@@ -114,6 +114,27 @@ def test_tensors_that_do_not_fit_live_in_dram(size: int) -> None:
     require_equal(simulated(module, codes, machine), expected)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        ["%y = qvit.transpose %x [1, 0, 2] : tensor<6x40x32xi8> -> tensor<40x6x32xi8>"],
+        ["%y = qvit.transpose %x [0, 2, 1] : tensor<6x40x32xi8> -> tensor<6x32x40xi8>"],
+        [
+            "%a = qvit.slice %x axis 0 start 0 size 3 step 1 : tensor<6x40x32xi8> -> tensor<3x40x32xi8>",
+            "%b = qvit.slice %x axis 0 start 3 size 3 step 1 : tensor<6x40x32xi8> -> tensor<3x40x32xi8>",
+            "%y = qvit.concat %b, %a axis 0 : (tensor<3x40x32xi8>, tensor<3x40x32xi8>) -> tensor<6x40x32xi8>",
+        ],
+    ],
+    ids=["rows", "elements", "runs"],
+)
+def test_copies_larger_than_the_memory(body: list[str]) -> None:
+    """From DRAM to DRAM by way of the chip, in parts: of planes, of rows, of one long run."""
+    machine = replace(SMALL, memory=replace(SMALL.memory, activations=1 << 12))
+    module = parse(function(body, {"%x": "tensor<6x40x32xi8>"}))
+    x = np.random.default_rng(0).integers(-128, 128, (6, 40, 32)).astype(np.int8)
+    require_equal(simulated(module, [x], machine), list(run(module, [x]).values()))
+
+
 @pytest.mark.parametrize(("memory", "size"), [("accumulators", 4096), ("weights", 1024), ("constants", 2048)])
 def test_small_memories(memory: str, size: int) -> None:
     machine = replace(SMALL, memory=replace(SMALL.memory, **{memory: size}))
