@@ -106,8 +106,9 @@ def _integer_result(op: Operation) -> IntType | None:
 def _quantize(m: Machine, op: QuantizeOp, x: Array) -> Array:
     axis, result = op.params.axis_index, _integer_result(op)
     assert result is not None
-    scale, zero = m.scale(op.params.scale, axis, x.ndim), m.zero_point(op.params.zero_point, axis, x.ndim)
-    return quantization.quantize(x, scale, zero, op.rounding.data, result)
+    zero, inverse = m.zero_point(op.params.zero_point, axis, x.ndim), op.params.scale.inverse
+    scale = m.scale(op.params.scale if inverse is None else inverse, axis, x.ndim)
+    return quantization.quantize(x, scale, zero, op.rounding.data, result, inverse is not None)
 
 
 def _dequantize(m: Machine, op: DequantizeOp, q: Array) -> Array:

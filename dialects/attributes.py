@@ -265,6 +265,11 @@ class ScaleAttr(ParametrizedAttribute):
         return self.denominators.data
 
     @property
+    def inverse(self) -> "ScaleAttr | None":
+        """Of a scale without numerators, `1.0 / 3.5`: what a quantizer multiplies by, as PT2E does. None of another scale."""
+        return ScaleAttr.of(*self.below) if self.below and all(_is_one(f) for f in self.above) else None
+
+    @property
     def factors(self) -> tuple[Factor, ...]:
         return self.above + self.below
 

@@ -130,11 +130,26 @@ def read_onnx(
                 ranges = measured_ranges(model, samples, dims, pixels)
     with progress(f"reading {path.name}"):
         module, remarks = import_onnx(load_onnx(path), outputs, dims, ranges)
+    _say(remarks)
+    return module, remarks
+
+
+def read_exported(path: Path, outputs: Sequence[str]) -> tuple[ModuleOp, list[Remark]]:
+    """A program that torch.export.save wrote, and the remarks, as `read_onnx`."""
+    from qvit.frontends.torch import from_exported, load_exported
+
+    with progress(f"reading {path.name}"):
+        module, remarks = from_exported(load_exported(path), outputs)
+    _say(remarks)
+    return module, remarks
+
+
+def _say(remarks: Sequence[Remark]) -> None:
+    """Remarks on stderr, one line a rule."""
     for rule in dict.fromkeys(remark.rule for remark in remarks):
         mine: list[Remark] = [remark for remark in remarks if remark.rule == rule]
         more = f" and {len(mine) - 1} more" if len(mine) > 1 else ""
         print(f"note: {rule} at {mine[0].src}{more}: {mine[0].reason}", file=sys.stderr)
-    return module, remarks
 
 
 def parse_dims(options: Sequence[str]) -> dict[str, int]:

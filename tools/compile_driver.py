@@ -27,7 +27,7 @@ from qvit.dialects.provenance import Remark
 from qvit.dialects.types import shape_of
 from qvit.dialects.weights import digest, inline, weight_files
 from qvit.tools.arguments import UsageError
-from qvit.tools.common import guarded, parse_dims, read_mlir, read_onnx, verify, write_mlir
+from qvit.tools.common import guarded, parse_dims, read_exported, read_mlir, read_onnx, verify, write_mlir
 from qvit.tools.compile_report import CompileReport, SampleFacts, compile_report, float_bytes
 from qvit.tools.compiler import Compiled, compile_model, with_quantization
 from qvit.tools.progress import progress
@@ -121,10 +121,12 @@ def _load(args: argparse.Namespace, pixels: Pixels) -> tuple[ModuleOp, list[Rema
     if path.suffix == ".onnx":
         outputs = [name for name in args.outputs.split(",") if name]
         return read_onnx(path, outputs, parse_dims(args.dim), args.calibrate, pixels, optional=True)
-    if path.suffix != ".mlir":
-        raise UsageError(f"{path}: cannot tell its format from {path.suffix!r}; known are .onnx, .mlir")
+    if path.suffix == ".pt2" and not args.dim:
+        return read_exported(path, [name for name in args.outputs.split(",") if name])
+    if path.suffix not in (".mlir", ".pt2"):
+        raise UsageError(f"{path}: cannot tell its format from {path.suffix!r}; known are .onnx, .pt2, .mlir")
     if args.outputs or args.dim:
-        raise UsageError("--outputs and --dim are for .onnx models")
+        raise UsageError("--outputs is for .onnx and .pt2 models, --dim for .onnx")
     return read_mlir(path), []
 
 

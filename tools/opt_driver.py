@@ -31,6 +31,7 @@ from qvit.tools.common import (
     guarded,
     parse_dims,
     parse_mlir,
+    read_exported,
     read_onnx,
     register_dialects,
     require_place,
@@ -167,6 +168,7 @@ class QvitOpt(xDSLOptMain):
     def register_all_frontends(self) -> None:
         self.available_frontends["mlir"] = self._parse_mlir
         self.available_frontends["onnx"] = self._parse_onnx
+        self.available_frontends["pt2"] = self._parse_exported
 
     def _input_path(self) -> Path | None:
         return None if self.args.input_file in (None, "-") else Path(self.args.input_file)
@@ -183,20 +185,28 @@ class QvitOpt(xDSLOptMain):
         module, self.declined = read_onnx(path, outputs, self.dims, self.args.calibrate)
         return module
 
+    def _parse_exported(self, io: IO[bytes]) -> ModuleOp:
+        path = self._input_path()
+        assert path is not None
+        if self.dims or self.args.calibrate:
+            raise UsageError("--dim and --calibrate are for .onnx input")
+        module, self.declined = read_exported(path, [name for name in self.args.outputs.split(",") if name])
+        return module
+
     def prepare_input(self) -> tuple[list[tuple[IO[bytes], int]], str]:
         path = self._input_path()
         extension = self.args.frontend or ("mlir" if path is None else path.suffix[1:])
         if extension not in self.available_frontends:
             known = ", ".join(f".{e}" for e in self.available_frontends)
             raise UsageError(f"{path}: cannot tell its format from {path.suffix if path else ''!r}; known are {known}")
-        if extension == "onnx":
+        if extension in ("onnx", "pt2"):
             if path is None:
-                raise UsageError("an ONNX model is read from a file, not from standard input")
+                raise UsageError(f"a .{extension} model is read from a file, not from standard input")
             if not path.exists():
                 raise FileNotFoundError(f"{path}: no such file")
             return [(BytesIO(), 0)], extension
         if self.args.outputs or self.dims or self.args.calibrate:
-            raise UsageError("--outputs, --dim and --calibrate are for .onnx input")
+            raise UsageError("--outputs, --dim and --calibrate are for .onnx input, --outputs for .pt2 too")
         text = sys.stdin.buffer.read() if path is None else path.read_bytes()
         if not self.args.split_input_file:
             return [(BytesIO(text), 0)], extension

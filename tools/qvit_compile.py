@@ -78,13 +78,13 @@ class _List(argparse.Action):
 def parser() -> argparse.ArgumentParser:
     arguments = ArgumentParser(
         prog="qvit-compile",
-        description="Turn a model (.onnx, or a .mlir of the qvit dialect) into a program of integers alone.",
+        description="Turn a model (.onnx, .pt2 of torch.export, or a .mlir of the qvit dialect) into a program of integers alone.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = arguments.add_argument
-    add("model", type=Path, help="a .onnx model, float or with QuantizeLinear nodes, or a .mlir file")
+    add("model", type=Path, help="a .onnx or .pt2 model, float or quantized, or a .mlir file")
     add("-o", "--output", type=Path, required=True, metavar="OUT", help="the folder to write")
     add("--scheme", type=_scheme, default="best", metavar="NAME", help="how to get to integers (default best)")
     add(
@@ -118,7 +118,7 @@ def parser() -> argparse.ArgumentParser:
 
     model = arguments.add_argument_group("the model")
     add = model.add_argument
-    add("--outputs", default="", metavar="NAME,...", help="end an .onnx graph at these tensors")
+    add("--outputs", default="", metavar="NAME,...", help="end an .onnx or .pt2 graph at these tensors")
     add("--dim", action="append", default=[], metavar="NAME=N", help="fix a dynamic dimension of an .onnx model")
     add("--version", action="version", version=f"qvit {VERSION}")
     return arguments

@@ -13,7 +13,7 @@ USAGE = """\
 usage: qvit-opt [INPUT] [--PASS[=OPTION[=VALUE],...]]... [-o FILE] [options]
 
 Read INPUT, run the passes in the order of their flags, write the IR.
-INPUT is a .onnx model, a .mlir file, or - (standard input, the default).
+INPUT is a .onnx or .pt2 model, a .mlir file, or - (standard input, the default).
 
   qvit-opt model.onnx -o model.mlir
   qvit-opt model.onnx --delay-dequant --report report.json -o integer.mlir
@@ -24,7 +24,7 @@ passes:
 {passes}
 {extensions}
 input:
-  --outputs NAME,...      end the graph at these tensors instead of the model's outputs (.onnx)
+  --outputs NAME,...      end the graph at these tensors instead of the model's outputs (.onnx, .pt2)
   --dim NAME=N            fix a dynamic dimension of the model's inputs, e.g. --dim batch_size=1 (.onnx)
   --calibrate FILE.npz    freeze dynamic quantization by ranges measured on samples, an array for each input (.onnx)
   --split-input-file      treat the parts between lines `// -----` as modules of their own

@@ -37,13 +37,13 @@ def _backends(text: str) -> tuple[str, ...]:
 def parser() -> argparse.ArgumentParser:
     arguments = ArgumentParser(
         prog="qvit-run",
-        description="Execute a model (.mlir or .onnx) on arrays from .npy files.",
+        description="Execute a model (.mlir, .onnx or .pt2) on arrays from .npy files.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = arguments.add_argument
-    add("model", type=Path, help="a .mlir file, a .onnx model, or a .qisa program")
+    add("model", type=Path, help="a .mlir file, a .onnx or .pt2 model, or a .qisa program")
     add("--input", action="append", default=[], metavar="[NAME=]FILE", help="an input, by name or in order")
     add("--output", action="append", default=[], metavar="[NAME=]FILE", help="where a result goes, likewise")
     add("--backend", choices=BACKENDS, default="interpreter", help="what runs @main (default interpreter)")
@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     add("--function", default="", metavar="NAME", help="run this function of the module alone")
     add("--float32", action="store_true", help="run float operations in float32 instead of float64")
     add("--trace", type=Path, metavar="DIR", help="keep every integer tensor, by the name of its source node")
-    add("--outputs", default="", metavar="NAME,...", help="end an .onnx graph at these tensors")
+    add("--outputs", default="", metavar="NAME,...", help="end an .onnx or .pt2 graph at these tensors")
     add("--dim", action="append", default=[], metavar="NAME=N", help="fix a dynamic dimension of an .onnx model")
     add("--calibrate", type=Path, metavar="FILE.npz", help="freeze an .onnx model's dynamic quantization on samples")
     add("--version", action="version", version=f"qvit {VERSION}")

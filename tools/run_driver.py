@@ -32,7 +32,7 @@ from qvit.dialects.semantics.integers import Array
 from qvit.frontends.errors import did_you_mean
 from qvit.tools.arguments import UsageError
 from qvit.tools.backends import compared, run_c, simulated, summary
-from qvit.tools.common import guarded, parse_dims, read_mlir, read_onnx
+from qvit.tools.common import guarded, parse_dims, read_exported, read_mlir, read_onnx
 from qvit.tools.progress import progress
 
 
@@ -66,8 +66,10 @@ def _load(args: argparse.Namespace) -> _Model:
     if path.suffix == ".onnx":
         outputs = [name for name in args.outputs.split(",") if name]
         module = read_onnx(path, outputs, parse_dims(args.dim), args.calibrate)[0]
+    elif path.suffix == ".pt2" and not args.dim and not args.calibrate:
+        module = read_exported(path, [name for name in args.outputs.split(",") if name])[0]
     elif args.outputs or args.dim or args.calibrate:
-        raise UsageError("--outputs, --dim and --calibrate are for .onnx models")
+        raise UsageError("--outputs is for .onnx and .pt2 models, --dim and --calibrate are for .onnx")
     elif path.suffix == ".qisa":
         program = load_program(path)
         return _Model(ModuleOp([]), program, [_program_stage(program)])

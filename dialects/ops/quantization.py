@@ -56,7 +56,8 @@ def _verify_positive(scale: ScaleAttr) -> None:
 class QuantizeOp(IRDLOperation):
     """Real numbers to codes: q = saturate(round(x / scale) + zero_point) (ONNX QuantizeLinear).
 
-    The scale is positive; the rounding is half_even unless written.
+    The scale is positive; the rounding is half_even unless written. x is multiplied by r where the scale is written `1.0 / r`,
+    as PT2E quantizes, and divided by other scales: in float32 that can be another code next to a tie.
 
     ```mlir
     %q = qvit.quantize %x <0.02, zero_point = 128> : tensor<17x96xf32> -> tensor<17x96xui8>

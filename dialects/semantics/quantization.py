@@ -46,11 +46,14 @@ def lengthwise(values: Array, rank: int) -> tuple[Array, int | None] | None:
     return (values.reshape(-1), wide[0] + rank - values.ndim) if wide else (values.reshape(()), None)
 
 
-def quantize(x: Array, scale: Array, zero_point: Array, rounding: Rounding, result: IntType) -> Array:
-    """q = saturate(round(x / scale) + zero_point).
+def quantize(
+    x: Array, scale: Array, zero_point: Array, rounding: Rounding, result: IntType, inverse: bool = False
+) -> Array:
+    """q = saturate(round(x / scale) + zero_point), or with x * scale where `scale` is given as its inverse.
 
-    ONNX QuantizeLinear (rounding half_even). x: float; scale: positive, in x's precision. A NaN is a ValueError: it has
-    no code.
+    ONNX QuantizeLinear divides, PT2E (quantized_decomposed.quantize_per_tensor) multiplies by the inverse, both with
+    rounding half_even: in float32 that can be another code next to a tie. x: float; scale: positive, in x's precision. A
+    NaN is a ValueError: it has no code.
     """
     if np.isnan(x).any():
         raise ValueError("cannot quantize NaN")
@@ -59,7 +62,8 @@ def quantize(x: Array, scale: Array, zero_point: Array, rounding: Rounding, resu
     if (zero_point < result.lo).any() or (zero_point > result.hi).any():
         raise ValueError(f"zero points {zero_point.min()}..{zero_point.max()} are outside {result}")
     # In float the addition of the zero point could round for huge |x|, but only where saturation follows anyway.
-    return saturate(round_float(x / scale, rounding) + zero_point, result)
+    ratio = x * scale if inverse else x / scale
+    return saturate(round_float(ratio, rounding) + zero_point, result)
 
 
 def dequantize(q: Array, scale: Array, zero_point: Array) -> Array:

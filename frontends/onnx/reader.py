@@ -16,8 +16,9 @@ from xdsl.utils.exceptions import VerifyException
 from qvit.dialects.provenance import NAME, Remark
 from qvit.dialects.semantics.integers import Array
 from qvit.dialects.types import element_type
+from qvit.frontends.builder import Constant, Value
 from qvit.frontends.errors import ImportRefused, did_you_mean
-from qvit.frontends.onnx.graph import DEFAULT_DOMAINS, Constant, Graph, Node, Value
+from qvit.frontends.onnx.graph import DEFAULT_DOMAINS, Graph, Node
 from qvit.frontends.onnx.handlers import FOLDERS, HANDLERS
 from qvit.frontends.onnx.handlers.dynamic import MEASURED
 from qvit.frontends.onnx.schema import require_schema
@@ -105,7 +106,7 @@ def _import(
     used = {name for node in needed for name in node.input} | set(ends)
     nodes = [_copy(node, used) for node in needed]
     block = Block()
-    graph = Graph(block, opset, ranges)
+    graph = Graph(block, opset=opset, ranges=ranges)
     _add_initializers(graph, model.graph.initializer, used)
     names = _add_inputs(graph, model.graph, dims)
     del model  # unless the caller keeps it, its weights are freed here: they are arrays now

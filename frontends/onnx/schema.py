@@ -5,7 +5,8 @@ from functools import cache
 from xdsl.ir import SSAValue
 
 from qvit.dialects.types import BOOLEAN, element_of, int_type
-from qvit.frontends.onnx.graph import Constant, Node, Value
+from qvit.frontends.builder import Constant, Value
+from qvit.frontends.onnx.graph import Node
 
 _OLDER = ("LayerNormalization",)
 """Before they were standard, onnxruntime's optimizers wrote these into the default domain already."""

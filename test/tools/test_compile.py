@@ -300,7 +300,7 @@ def test_mlir_with_weight_files(tool: Tool, place: Path) -> None:
     for name in ("model.mlir", "model.safetensors"):
         assert Path("out", name).read_bytes() == Path("first", name).read_bytes()
     said = tool("in/small.mlir", "--calibrate", "samples.npz", "--dim", "batch=2", "-o", "x").failed(2)
-    assert "--outputs and --dim are for .onnx models" in said
+    assert "--outputs is for .onnx and .pt2 models, --dim for .onnx" in said
 
 
 # --- several inputs ---
@@ -481,7 +481,7 @@ BAD: dict[str, tuple[Callable[[], object], list[str], int, str]] = {
     "deviations": (nothing, [*CALIBRATED, "--std", "0"], 2, "expected positive numbers, found '0'"),
     "dynamic dimension": (nothing, ["small.onnx", "--calibrate", "samples.npz"], 1, "dynamic dimension 'batch'; fix it with --dim batch=1"),
     "no such model": (nothing, ["nix.onnx", "--calibrate", "samples.npz"], 1, "nix.onnx: no such file"),
-    "no model": (nothing, ["samples.npz", "--calibrate", "samples.npz"], 2, "cannot tell its format from '.npz'; known are .onnx, .mlir"),
+    "no model": (nothing, ["samples.npz", "--calibrate", "samples.npz"], 2, "cannot tell its format from '.npz'; known are .onnx, .pt2, .mlir"),
     "not TOML": (overrides("bits"), [*CALIBRATED, "--overrides", "o.toml"], 1, "o.toml: "),
     "unknown setting": (overrides(OVERRIDE + "bit = 4"), [*CALIBRATED, "--overrides", "o.toml"], 1, "unknown bit; known are bits"),
     "no such role": (overrides(OVERRIDE + 'roles = ["key"]'), [*CALIBRATED, "--overrides", "o.toml"], 1, "roles is a list of pixels"),
@@ -573,3 +573,19 @@ def test_help_names_every_option_and_scheme(capsys: pytest.CaptureFixture[str]) 
     said = capsys.readouterr().out
     for option in ("--calibrate", "--scheme", "--residual", "--weights-bits", "--overrides", "--seed", *SCHEMES):
         assert option in said
+
+
+def test_a_program_of_torch_export(tmp_path: Path) -> None:
+    """.pt2: compiled, run, and refused where it is damaged."""
+    import torch
+
+    model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.GELU(), torch.nn.Linear(16, 4)).eval()
+    torch.export.save(torch.export.export(model, (torch.ones(2, 8),)), tmp_path / "model.pt2")
+    np.savez(tmp_path / "samples.npz", input=np.linspace(-2, 2, 64, dtype=np.float32).reshape(8, 8))
+    command = [str(tmp_path / "model.pt2"), "--calibrate", str(tmp_path / "samples.npz"), "-o", str(tmp_path / "out")]
+    assert qvit_compile.main(command) == 0
+    assert (tmp_path / "out/model.mlir").exists()
+    assert qvit_opt.main([str(tmp_path / "model.pt2"), "--outputs", "gelu", "-o", str(tmp_path / "part.mlir")]) == 0
+    assert "tensor<2x16xf32>" in (tmp_path / "part.mlir").read_text()
+    (tmp_path / "model.pt2").write_bytes(b"nothing")
+    assert qvit_compile.main(command) == 1

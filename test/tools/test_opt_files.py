@@ -133,7 +133,7 @@ def test_frontend_by_name(opt: Tool, folder: Path) -> None:
 
 
 def test_onnx_from_standard_input(opt: Tool) -> None:
-    assert "an ONNX model is read from a file" in opt("-", "-f", "onnx").failed(2)
+    assert "model is read from a file" in opt("-", "-f", "onnx").failed(2)
 
 
 # --- errors in the IR: where, in one line ---

@@ -30,7 +30,8 @@ from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.provenance import inherit
 from qvit.dialects.semantics.integers import Array, IntType
 from qvit.dialects.types import BOOLEAN, element_dtype, element_of, element_type, int_type, integer_of, is_float
-from qvit.frontends.onnx.graph import Constant, Handler, Node, Value
+from qvit.frontends.builder import Constant, Value
+from qvit.frontends.onnx.graph import Handler, Node
 
 
 def _binary(op: type[ArithmeticOp] | type[FloatBinaryOp]) -> Handler:

@@ -14,7 +14,8 @@ from qvit.dialects.ops.products import LinearOp, MatmulOp
 from qvit.dialects.ops.shape import GatherOp, ReshapeOp, SliceOp, TransposeOp
 from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.types import BOOLEAN, element_dtype, element_of, shape_of
-from qvit.frontends.onnx.graph import Handler, Node, Value
+from qvit.frontends.builder import Value
+from qvit.frontends.onnx.graph import Handler, Node
 from qvit.frontends.onnx.handlers.products import scaled
 
 

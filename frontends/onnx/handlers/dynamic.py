@@ -15,7 +15,8 @@ from qvit.dialects.ops.products import MatmulOp
 from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
 from qvit.dialects.semantics.integers import Array
 from qvit.dialects.types import element_of, is_float, shape_of
-from qvit.frontends.onnx.graph import Constant, Handler, Node, Value
+from qvit.frontends.builder import Constant, Value
+from qvit.frontends.onnx.graph import Handler, Node
 from qvit.frontends.onnx.handlers.attention import packed
 from qvit.frontends.onnx.handlers.products import convolution
 from qvit.frontends.onnx.handlers.quantization import to_reals

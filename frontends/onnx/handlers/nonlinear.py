@@ -16,7 +16,8 @@ from qvit.dialects.semantics import nonlinear
 from qvit.dialects.semantics.integers import Array
 from qvit.dialects.semantics.products import conv2d
 from qvit.dialects.types import element_dtype, element_of, shape_of
-from qvit.frontends.onnx.graph import Folder, Handler, Node, Value
+from qvit.frontends.builder import Value
+from qvit.frontends.onnx.graph import Folder, Handler, Node
 from qvit.frontends.onnx.handlers.products import padding, scaled, two_dimensional
 
 

@@ -8,7 +8,8 @@ from qvit.dialects.ops.elementwise import AddOp, MulOp
 from qvit.dialects.ops.products import Conv2dOp, ConvTranspose2dOp, LinearOp, MatmulOp
 from qvit.dialects.ops.shape import ReshapeOp, TransposeOp
 from qvit.dialects.types import shape_of
-from qvit.frontends.onnx.graph import Handler, Node, Value
+from qvit.frontends.builder import Value
+from qvit.frontends.onnx.graph import Handler, Node
 
 
 def _matmul(node: Node) -> Value:

@@ -11,7 +11,8 @@ from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
 from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.semantics.integers import Array, IntType, Rounding
 from qvit.dialects.semantics.quantization import along, lengthwise
-from qvit.frontends.onnx.graph import Constant, Handler, Node, Value
+from qvit.frontends.builder import Constant, Value
+from qvit.frontends.onnx.graph import Handler, Node
 
 _ROUNDING = {
     "ROUND": Rounding.HALF_EVEN,

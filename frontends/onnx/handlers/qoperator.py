@@ -14,7 +14,8 @@ from qvit.dialects.ops.products import MatmulOp
 from qvit.dialects.ops.quantization import DequantizeOp
 from qvit.dialects.ops.shape import ConcatOp
 from qvit.dialects.types import shape_of
-from qvit.frontends.onnx.graph import Handler, Node, Value
+from qvit.frontends.builder import Value
+from qvit.frontends.onnx.graph import Handler, Node
 from qvit.frontends.onnx.handlers.arithmetic import leaky_relu
 from qvit.frontends.onnx.handlers.nonlinear import average, global_average, softmax
 from qvit.frontends.onnx.handlers.products import convolution, gemm

@@ -12,7 +12,8 @@ from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
 from qvit.dialects.semantics.integers import Array, Rounding
 from qvit.dialects.semantics.quantization import along, quantize
 from qvit.dialects.types import element_of, int_type, is_float, shape_of
-from qvit.frontends.onnx.graph import Constant, Handler, Node, Value, storage
+from qvit.frontends.builder import Constant, Value, storage
+from qvit.frontends.onnx.graph import Handler, Node
 
 
 def parameters(

@@ -10,7 +10,8 @@ from qvit.dialects.ops.shape import BroadcastOp, ConcatOp, GatherOp, ReshapeOp, 
 from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.semantics.integers import Array
 from qvit.dialects.types import element_dtype, element_of, integer_of, shape_of
-from qvit.frontends.onnx.graph import Constant, Folder, Handler, Node, Value
+from qvit.frontends.builder import Constant, Value
+from qvit.frontends.onnx.graph import Folder, Handler, Node
 
 
 def _shape(node: Node) -> Value:
