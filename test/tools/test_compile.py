@@ -481,7 +481,7 @@ BAD: dict[str, tuple[Callable[[], object], list[str], int, str]] = {
     "deviations": (nothing, [*CALIBRATED, "--std", "0"], 2, "expected positive numbers, found '0'"),
     "dynamic dimension": (nothing, ["small.onnx", "--calibrate", "samples.npz"], 1, "dynamic dimension 'batch'; fix it with --dim batch=1"),
     "no such model": (nothing, ["nix.onnx", "--calibrate", "samples.npz"], 1, "nix.onnx: no such file"),
-    "no model": (nothing, ["samples.npz", "--calibrate", "samples.npz"], 2, "cannot tell its format from '.npz'; known are .onnx, .pt2, .mlir"),
+    "no model": (nothing, ["samples.npz", "--calibrate", "samples.npz"], 2, "format from '.npz'; known are .onnx, .pt2, .mlir"),
     "not TOML": (overrides("bits"), [*CALIBRATED, "--overrides", "o.toml"], 1, "o.toml: "),
     "unknown setting": (overrides(OVERRIDE + "bit = 4"), [*CALIBRATED, "--overrides", "o.toml"], 1, "unknown bit; known are bits"),
     "no such role": (overrides(OVERRIDE + 'roles = ["key"]'), [*CALIBRATED, "--overrides", "o.toml"], 1, "roles is a list of pixels"),

@@ -1,4 +1,14 @@
-"""Quantization-aware training: what is trained is, bit for bit, what is deployed."""
+"""Quantization-aware training: what is trained is, bit for bit, what is deployed.
+
+    model = prepare_qat(vit, [batch, ...], "best", weights=4, activations=4)
+    optimizer = torch.optim.AdamW(model.parameter_groups(1e-4))
+    ...                                                             # any training loop
+    module = convert(model)                                         # integers alone, for all backends
+
+Each forward pass compiles the weights and scales of the moment with the scheme's own passes and runs the integers that come
+out, so the loss is that of the deployed program, accumulators of 32 bits and approximations included; torch computes the
+gradients, of the float model through straight-through quantizers (Learned Step Size Quantization, arXiv 1902.08153).
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -7,17 +17,64 @@ from typing import TYPE_CHECKING
 from xdsl.dialects.builtin import ModuleOp
 
 from qvit.dialects.semantics.integers import Array
-from qvit.transforms.pipelines import Scheme, run_scheme
+from qvit.transforms.pipelines import SCHEMES, Scheme, at_bits, run_scheme
 from qvit.transforms.ptq.approximate import choose_approximations
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from qvit.tools.qat.model import QuantizedModel
+
+__all__ = ["convert", "prepare_module", "prepare_qat"]
+
+
+def prepare_qat(
+    model: "nn.Module",
+    samples: "Sequence[Tensor | tuple[Tensor, ...]]",
+    scheme: str | Scheme = "best",
+    *,
+    weights: int = 8,
+    activations: int = 8,
+    learn: bool | None = None,
+) -> "QuantizedModel":
+    """A torch model as one that trains on integers.
+
+    model: in evaluation mode, as torch.export.export takes it; it is not changed. samples: batches of its inputs, all of one
+    shape, which becomes the compiled one; from them come the first scales, and the zero points, which stay. scheme: a name
+    of `qvit.transforms.pipelines.SCHEMES`, or a scheme. weights, activations: bits, 2 to 8, of the weights and of what
+    products take; the first and last layers keep 8. learn: whether scales are trained (LSQ); by default everywhere but in
+    i-vit and i-bert, whose scales follow moving averages of ranges.
+
+    ImportRefused for a model that cannot be read, ValueError for a scheme or width that is unknown, DiagnosticException
+    where something would stay in float.
+    """
+    import torch
+
+    from qvit.backends.interpreter import find_function, input_names
+    from qvit.frontends.torch import from_exported
+
+    if isinstance(scheme, str):
+        if scheme not in SCHEMES:
+            raise ValueError(f"the scheme is one of {', '.join(SCHEMES)}; found {scheme!r}")
+        scheme = SCHEMES[scheme]
+    for name, bits in (("weights", weights), ("activations", activations)):
+        if not 2 <= bits <= 8:
+            raise ValueError(f"{name} have 2 to 8 bits, found {bits}")
+    if not samples:
+        raise ValueError("samples are needed: batches of inputs, from which the first scales come")
+    batches = [sample if isinstance(sample, tuple) else (sample,) for sample in samples]
+    module, _ = from_exported(torch.export.export(model.eval(), batches[0]))
+    names = input_names(find_function(module))
+    arrays = [{name: x.detach().cpu().numpy() for name, x in zip(names, batch, strict=True)} for batch in batches]
+    if learn is None:
+        learn = scheme.name not in ("i-vit", "i-bert")
+    return prepare_module(module, arrays, at_bits(scheme, weights, activations), learn=learn)
 
 
 def prepare_module(
     module: ModuleOp, samples: Sequence[Mapping[str, Array]], scheme: Scheme, *, learn: bool = True
 ) -> "QuantizedModel":
-    """A float module as a model that trains; see `prepare_qat`. samples: inputs by name, one batch each."""
+    """A float module, which is changed in place, as a model that trains; samples: inputs by name. Else as `prepare_qat`."""
     from qvit.tools.compiler import quantize
     from qvit.tools.qat.model import QuantizedModel
     from qvit.tools.qat.template import make_template
@@ -26,12 +83,13 @@ def prepare_module(
     made = quantize(module, samples, scheme.quantization)
     assert made.reference is not None
     choices = choose_approximations(module, made.rows.get, scheme.candidates) if scheme.candidates else []
+    given = {quantizer.scale for quantizer in scheme.quantization.roles.values() if quantizer.scale}
     layers = {choice.src: (choice.chosen,) for choice in choices}
-    return QuantizedModel(make_template(module, made.reference), scheme, layers, learn)
+    return QuantizedModel(make_template(module, made.reference, given), scheme, layers, learn)
 
 
 def convert(model: "QuantizedModel") -> ModuleOp:
-    """The integer-only module of a trained model, through all passes of its scheme, range analysis and proof included."""
+    """The integer-only module of a trained model, by all passes of its scheme, range analysis and proof included."""
     model.write()
     module = model.template.module.clone()
     run_scheme(module, model.scheme, layers=model.layers)

@@ -1,6 +1,7 @@
 """The model that trains: each forward pass compiles what was learned so far and runs the integers; torch has the gradients."""
 
 from collections.abc import Mapping, Sequence
+from math import e, log2, prod
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,14 @@ from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.provenance import describe
 from qvit.dialects.semantics.integers import Array, Rounding
 from qvit.dialects.types import shape_of
-from qvit.tools.qat.template import Step, Template, Value, code_name, constant_of
+from qvit.tools.qat.template import Step, Template, code_name, constant_of
 from qvit.transforms.delay_dequant import DelayDequantPass
 from qvit.transforms.integerize import IntegerizePass, IntegerReport
 from qvit.transforms.lower_requant import LowerRequantPass
 from qvit.transforms.pipelines import Scheme, left_in_float
+
+MOMENTUM = 0.95
+"""Of the moving averages of ranges (I-ViT)."""
 
 
 class QuantizedModel(nn.Module):
@@ -35,8 +39,11 @@ class QuantizedModel(nn.Module):
     in evaluation mode alike the result is that of the integers: the compiled program runs in the interpreter, so training
     and deployment cannot differ. Its gradient is that of the float model through straight-through quantizers.
 
-    The first dimension of every input is a batch. Of another size than the compiled one it is padded with its last
-    element, or run in parts.
+    learn: scales are parameters (LSQ). Otherwise those of weights follow their largest, and those of activations the moving
+    average of the ranges that are seen in training mode (I-ViT).
+
+    The first dimension of every input is a batch. Of another size than the compiled one it is run in parts, the last one
+    padded with its last element.
     """
 
     def __init__(self, template: Template, scheme: Scheme, layers: Mapping[str, tuple[str, ...]], learn: bool) -> None:
@@ -44,82 +51,108 @@ class QuantizedModel(nn.Module):
         self.template, self.scheme, self.layers, self.learn = template, scheme, dict(layers), learn
         self.values = nn.ParameterList([nn.Parameter(torch.as_tensor(v.initial.copy())) for v in template.values])
         self.steps = nn.ParameterList(
-            [nn.Parameter(torch.zeros(s.learned), requires_grad=learn) for s in template.steps]
+            [nn.Parameter(torch.zeros(s.learned), requires_grad=learn and not s.fixed) for s in template.steps]
         )
         for i, step in enumerate(template.steps):
             self.register_buffer(f"scale_{i}", torch.as_tensor(step.initial.copy()))
         self._index = {id(step): i for i, step in enumerate(template.steps)}
+        self._of_step = {id(v.step): i for i, v in enumerate(template.values) if v.step is not None and v.step.weights}
         self._compiled: tuple[tuple[int, ...], ModuleOp] | None = None
-        function = template.function
-        self._inputs = input_names(function)
-        self._batch = shape_of(function.args[0])[0]
+        self._inputs = input_names(template.function)
+        self._batch = shape_of(template.function.args[0])[0]
 
-    def parameter_groups(self, rate: float, step_rate: float | None = None, weight_decay: float = 0.0) -> list[Any]:
-        """For an optimizer: values with `rate` and decay of matrices alone, steps with `step_rate` and none.
+    def parameter_groups(self, rate: float, step_rate: float = 0.01, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+        """For an optimizer: matrices with `rate` and decay, other values with `rate`, learned scales with `step_rate`.
 
-        step_rate: of log2 of the scales; 0.01 by default, which moves a scale by at most 0.7 % in a step of Adam.
+        step_rate: of log2 of the scales; 0.01 moves one by at most 0.7 % in a step of Adam.
         """
         matrices = [p for p in self.values if p.ndim > 1]
         vectors = [p for p in self.values if p.ndim <= 1]
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": matrices, "lr": rate, "weight_decay": weight_decay},
             {"params": vectors, "lr": rate, "weight_decay": 0.0},
         ]
-        if self.learn:
-            groups.append({"params": list(self.steps), "lr": step_rate or 0.01, "weight_decay": 0.0})
+        if learned := [p for p in self.steps if p.requires_grad]:
+            groups.append({"params": learned, "lr": step_rate, "weight_decay": 0.0})
         return groups
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What a checkpoint must agree in: the scheme, and the zero points, which are not trained."""
+        return {"scheme": self.scheme.name, "zero_points": [step.zero_point for step in self.template.steps]}
+
+    def set_extra_state(self, state: Any) -> None:
+        own = self.get_extra_state()
+        for key, found in state.items():
+            if found != own[key]:
+                raise ValueError(
+                    f"the checkpoint was made with other {key.replace('_', ' ')} than this model: prepare it with the same"
+                    " scheme and the same samples"
+                )
 
     # --- what was learned so far ---
 
     def scale(self, step: Step) -> Tensor:
-        """The scale of a step, float32, with a gradient."""
+        """The scale of a step, float32; with a gradient where it is learned."""
         index = self._index[id(step)]
-        initial: Tensor = getattr(self, f"scale_{index}")
+        first: Tensor = getattr(self, f"scale_{index}")
+        if not self.learn and step.weights:
+            return self._largest(step)
         log = self.steps[index]
         if not self._power_of_two(step):
-            return initial * log.exp2()
-        exponent = (initial.log2() + log).round().detach()
+            return first * log.exp2()
+        exponent = (first.log2() + log).round().detach()
         # the gradient of 2^x, at an x that is rounded
-        return torch.ldexp(torch.ones_like(exponent), exponent.int()) * (1 + (log - log.detach()) * np.log(2))
+        return torch.ldexp(torch.ones_like(exponent), exponent.int()) * (1 + (log - log.detach()) * log2(e) ** -1)
+
+    def _largest(self, step: Step) -> Tensor:
+        """The scale at which the largest weight, of each channel where there are several, takes the last code."""
+        weight = self.values[self._of_step[id(step)]].detach().abs()
+        largest = weight.flatten(1).amax(1) if step.axis is not None else weight.max()
+        return torch.where(largest > 0, largest / step.codes.hi, torch.ones_like(largest))
 
     def _power_of_two(self, step: Step) -> bool:
-        quantization = self.scheme.quantization
-        if step.weights:
-            return bool(quantization.weights.power_of_two)
-        return self.scheme.lower.form == "pot"
+        weights = self.scheme.quantization.weights
+        return bool(weights.power_of_two) if step.weights else self.scheme.lower.form == "pot"
 
-    def codes(self, value: Value) -> Tensor:
+    def _observe(self, step: Step, x: Tensor) -> None:
+        """Move an activation's scale towards what `x` needs."""
+        if step.fixed or step.initial.ndim:
+            return
+        low, high = x.detach().min().clamp(max=0), x.detach().max().clamp(min=0)
+        needed = torch.maximum(-low, high) / step.codes.hi if step.codes.signed else (high - low) / step.codes.hi
+        scale: Tensor = getattr(self, f"scale_{self._index[id(step)]}")
+        scale.mul_(MOMENTUM).add_(needed, alpha=1 - MOMENTUM)
+
+    def codes(self, index: int) -> Tensor:
         """The codes of a constant, as whole float32 numbers without gradient."""
-        assert value.step is not None
+        value = self.template.values[index]
         step = value.step
-        x = self.values[self.template.values.index(value)].detach()
+        assert step is not None
+        x = self.values[index].detach()
         ratio = x / self._along(self.scale(step).detach(), step, x.ndim)
         rounded = ratio.round() if value.rounding is Rounding.HALF_EVEN else (ratio + 0.5).floor()
         return (rounded + step.zero_point).clamp(step.codes.lo, step.codes.hi)
 
     def _along(self, scale: Tensor, step: Step, rank: int) -> Tensor:
-        over = 1.0
-        for factor in step.below:
-            over *= factor
         if step.axis is not None:
             scale = scale.reshape([-1 if i == step.axis else 1 for i in range(rank)])
-        return scale / over if step.below else scale
+        return scale / prod(step.below) if step.below else scale
 
     def write(self) -> None:
         """Put what was learned into the template's module."""
         for step in self.template.steps:
             step.write(self.scale(step).detach().cpu().numpy())
-        for value, parameter in zip(self.template.values, self.values, strict=True):
+        for i, (value, parameter) in enumerate(zip(self.template.values, self.values, strict=True)):
             if value.step is None:
                 value.write(parameter.detach().cpu().numpy())
             else:
-                value.write(self.codes(value).cpu().numpy().astype(value.step.codes.dtype))
+                value.write(self.codes(i).cpu().numpy().astype(value.step.codes.dtype))
 
     # --- the integers ---
 
     def program(self) -> ModuleOp:
         """The integer program of what was learned so far, whose @main also returns the codes of every quantizer."""
-        versions = tuple(p._version for p in self.parameters())
+        versions = tuple(p._version for p in (*self.parameters(), *self.buffers()))
         if self._compiled is not None and self._compiled[0] == versions:
             return self._compiled[1]
         self.write()
@@ -140,8 +173,9 @@ class QuantizedModel(nn.Module):
 
     # --- forward ---
 
-    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        batches = list(self._parts(inputs))
+    def forward(self, *inputs: Tensor) -> Any:
+        """A tensor, or a tuple of them where the model has several results."""
+        batches = list(self.batches(inputs))
         made = [self._run(part) for part, _ in batches]
         counts = [count for _, count in batches]
         results = [
@@ -150,7 +184,7 @@ class QuantizedModel(nn.Module):
         ]
         return results[0] if len(results) == 1 else tuple(results)
 
-    def _parts(self, inputs: Sequence[Tensor]) -> list[tuple[list[Tensor], int]]:
+    def batches(self, inputs: Sequence[Tensor]) -> list[tuple[list[Tensor], int]]:
         """Batches of the compiled size, and how many elements of each are not padding."""
         size, total = self._batch, len(inputs[0])
         parts: list[tuple[list[Tensor], int]] = []
@@ -170,7 +204,7 @@ class QuantizedModel(nn.Module):
             return exact
         surrogate = self._surrogate(inputs, codes)
         # the value of the integers, the gradient of the floats
-        return [s + (e - s).detach() for s, e in zip(surrogate, exact, strict=True)]
+        return [s + (x - s).detach() for s, x in zip(surrogate, exact, strict=True)]
 
     def _surrogate(self, inputs: Sequence[Tensor], codes: Mapping[str, Array]) -> list[Tensor]:
         """The float model on what the integers stand for."""
@@ -216,9 +250,11 @@ class QuantizedModel(nn.Module):
             raise DiagnosticException(f"{describe(op)}: a scale of several factors is not trained")
         scale = self._along(self.scale(step), step, x.ndim)
         if isinstance(made, QuantizeOp):
+            if self.training and not self.learn:
+                self._observe(step, x)
             exact = torch.as_tensor(codes[code_name(positions[made])]).to(device)
         elif isinstance(made, ConstantOp) and made in trained:
-            exact = self.codes(self.template.values[trained[made]])
+            exact = self.codes(trained[made])
         else:
             centred = x.to(scale.dtype) - step.zero_point
             return centred * scale

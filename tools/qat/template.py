@@ -1,6 +1,6 @@
 """A quantized module whose scales and constants change: what training learns, and where it stands in the module."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +10,7 @@ from xdsl.ir import Operation, SSAValue
 
 from qvit.backends.interpreter import find_function, output_names
 from qvit.dialects.attributes import QParamsAttr, ScaleAttr, dense, dense_array, float_value
+from qvit.dialects.ops.nonlinear import LayerNormOp
 from qvit.dialects.ops.products import Conv2dOp, LinearOp
 from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
 from qvit.dialects.ops.shape import ConcatOp
@@ -28,7 +29,8 @@ class Step:
     initial: float32, one number or one for each index along `axis`; the scale is `initial` times 2^(what was learned), and
     divided by the factors `below`, which stay. codes: of what it quantizes; zero_point: one number. weights: whether it is
     the scale of a layer's weights: of these each is learned, of activations' scales that differ between channels only what
-    they have in common. src: the source node.
+    they have in common. fixed: whether it keeps its first value, as the scheme gave it, or as its codes have bits to spare.
+    src: the source node.
     """
 
     src: str
@@ -38,6 +40,7 @@ class Step:
     zero_point: int
     codes: IntType
     weights: bool = False
+    fixed: bool = False
 
     @property
     def learned(self) -> tuple[int, ...]:
@@ -117,10 +120,14 @@ def code_name(index: int) -> str:
     return f"codes.{index}"
 
 
-def make_template(module: ModuleOp, reference: ModuleOp, fixed: Sequence[str] = ()) -> Template:
+WIDE = 12
+"""Scales of codes with so many bits are not learned: rounding costs nothing there, and what saturates is lost."""
+
+
+def make_template(module: ModuleOp, reference: ModuleOp, given: Set[float] = frozenset()) -> Template:
     """The template of a module that `quantize` made.
 
-    reference: the same in float, in front of quantization. fixed: source nodes of constants that are not trained.
+    reference: the same in float, in front of quantization. given: scales that the scheme itself gives, which stay.
     """
     function = find_function(module)
     ops = list(function.body.block.ops)
@@ -130,12 +137,14 @@ def make_template(module: ModuleOp, reference: ModuleOp, fixed: Sequence[str] = 
     for group in _groups(ops):
         step = _step(group)
         if step is not None:
+            numbers = {float(np.float32(scale)) for scale in given}
+            step.fixed = step.codes.bits >= WIDE or (not step.weights and float(step.initial.max()) in numbers)
             template.steps.append(step)
             steps.update((op, step) for op in step.ops)
     weights = Weights(module)
     originals = _originals(ops, list(find_function(reference).body.block.ops), Weights(reference))
     for op in ops:
-        if not isinstance(op, ConstantOp) or describe(op) in fixed:
+        if not isinstance(op, ConstantOp):
             continue
         users = [use.operation for use in op.result.uses]
         if len(users) == 1 and isinstance(users[0], DequantizeOp) and op in originals:
@@ -153,8 +162,6 @@ def make_template(module: ModuleOp, reference: ModuleOp, fixed: Sequence[str] = 
 
 def _trains(op: Operation, value: SSAValue) -> bool:
     """Whether a float constant is a parameter to an operation: a bias, gamma or beta; masks and the like are none."""
-    from qvit.dialects.ops.nonlinear import LayerNormOp
-
     match op:
         case LinearOp() | Conv2dOp():
             return op.bias is value
