@@ -153,7 +153,10 @@ def softmax_rows() -> tuple[list[tuple[float, str]], dict[str, str]]:
         p = e / e.sum(-1, keepdims=True)
         seen: set[tuple[IntType, ...]] = set()
         for output in (None, Codes(Fraction(1, 1 << 15), 0, I16)):
-            built = softmax_case(kind, SCORES, N, output)
+            try:
+                built = softmax_case(kind, SCORES, N, output)
+            except RangeError:  # not for results of 16 bits
+                continue
             if built.results in seen:
                 continue
             seen.add(built.results)
@@ -329,7 +332,11 @@ def layer_norm_rows() -> tuple[list[tuple[float, str]], dict[str, str]]:
         cells, order, built = [], 0.0, None
         for result in (I8, I16):
             output = Codes(Fraction(6, 1 << (result.bits - 1)), 0, result)
-            built = kind.build(LayerNormSpec(gamma, beta, 1e-6, input, output))
+            try:
+                built = kind.build(LayerNormSpec(gamma, beta, 1e-6, input, output))
+            except RangeError:  # not for results of 16 bits
+                cells += ["-"] * len(data)
+                continue
             approximation = built.approximation
             assert isinstance(approximation, LayerNormApproximation)
             given = tables(built)

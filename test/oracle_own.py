@@ -239,3 +239,53 @@ def ln_real(
     digits = 10**30
     root = Fraction(isqrt(floor(variance * digits * digits)), digits)
     return [(x - mean) * scale / root * g + b if root else b for x, g, b in zip(row, gamma, beta, strict=True)]
+
+
+# --- comparators ---
+
+
+def threshold_softmax(
+    row: Sequence[int], keep: Sequence[bool], factor: int, multiplier: int, shift: int, levels: int
+) -> tuple[list[int], Seen]:
+    seen: Seen = defaultdict(list)
+    e: list[int] = []
+    for d in _differences(row, keep):
+        if d is None:
+            e.append(0)
+            continue
+        octaves, rest = divmod(d * factor, 2**16)
+        seen["exponent"].append(d * factor)
+        e.append(floor(Fraction(2**17 - rest, 2 ** (min(octaves, 16) + 2))))
+    total = max(sum(e), 2**15)
+    y = [sum(2 * v * multiplier >= (2 * m - 1) * total * 2**shift for m in range(1, levels + 1)) for v in e]
+    seen |= {"e": e, "sum": [total], "reached": [2 * v * multiplier for v in e], "y": y}
+    seen["threshold"] = [(2 * m - 1) * total * 2**shift for m in range(1, levels + 1)]
+    return y, seen
+
+
+def threshold_layernorm(
+    row: Sequence[int], sign: Sequence[int], thresholds: Sequence[int], levels: int, lowest: int, epsilon: int
+) -> tuple[list[int], Seen]:
+    """thresholds: those of the first comparator first."""
+    seen: Seen = defaultdict(list)
+    channels, total, squares = len(row), sum(row), sum(x * x for x in row)
+    variance = max(channels * squares - total * total + epsilon, 1)
+    half = 0
+    while variance >= 4 ** (16 + half):
+        half += 1
+    while variance < 4 ** (15 + half):
+        half -= 1
+    w = floor(variance / Fraction(4) ** half)
+    y: list[int] = []
+    for c, x in enumerate(row):
+        deviation = sign[c] * (channels * x - total)
+        d = floor(abs(deviation) / Fraction(2) ** half)
+        square = (-1 if deviation < 0 else 1) * d * d * 2**20
+        own = [thresholds[m * channels + c] * w for m in range(levels)]
+        y.append(lowest + sum(square >= t for t in own))
+        seen["deviation"].append(deviation)
+        seen["square"].append(square)
+        seen["threshold"] += own
+    seen |= {"sum": [total], "squares": [squares], "C squares": [channels * squares], "variance": [variance], "w": [w]}
+    seen["y"] = y
+    return y, seen

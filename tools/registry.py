@@ -12,6 +12,7 @@ SCHEMES: dict[str, str] = {
     "p2-vit": "P2-ViT: every scale a power of two, so that requantization is a shift; attention of 4 bits, products of shifts.",
     "p2-vit-mixed": "P2-ViT with weights of 4 bits a channel, and of 8 bits in the layers that a search on the samples chooses.",
     "iptq-vit": "IPTQ-ViT: for each operation the shift-based or polynomial approximation that loses least on the samples.",
+    "lin-shah": "Lin and Shah: weights and operands of 3 bits, quantizers of comparators, no division in softmax and normalisation.",
 }
 """The schemes of transforms/pipelines.py, each a pass, and their summaries."""
 
@@ -25,6 +26,11 @@ PASSES: dict[str, tuple[str, str, str]] = {
         "qvit.transforms.integerize",
         "IntegerizePass",
         "Replace float functions between dequantize and quantize by integer ones, and split off the ends of the model.",
+    ),
+    "threshold": (
+        "qvit.transforms.threshold",
+        "ThresholdPass",
+        "Replace requantize by comparators: a code is the number of thresholds that the accumulator reaches.",
     ),
     "lower-requant": (
         "qvit.transforms.lower_requant",

@@ -7,11 +7,12 @@ elsewhere (`qvit-opt model_int8.onnx --best`):
    rounded into accumulators (`bounded`), else every one of them would stay a float addition.
 2. integerize: what stands between dequantize and quantize becomes one integer operation, by the scheme's approximations.
    Before requantize is lowered, for it makes requantizes of its own, by real factors.
-3. lower-requant: real factors become multipliers and shifts, or shifts alone. After all that makes or folds factors:
+3. threshold, in lin-shah: requantize becomes comparators. While factors are real numbers, so that the thresholds are exact.
+4. lower-requant: real factors become multipliers and shifts, or shifts alone. After all that makes or folds factors:
    products of multipliers would round twice.
-4. canonicalize, cse, dce: what is left without a use, and what was made twice.
-5. range-analysis: no accumulator, sum or intermediate overflows, with the actual weights. On the final operations.
-6. verify-integer-only: no float is left. Last, as it is the promise.
+5. canonicalize, cse, dce: what is left without a use, and what was made twice.
+6. range-analysis: no accumulator, sum or intermediate overflows, with the actual weights. On the final operations.
+7. verify-integer-only: no float is left. Last, as it is the promise.
 """
 
 from collections.abc import Mapping
@@ -36,6 +37,7 @@ from qvit.transforms.ptq.scheme import Mixed, Quantization, all_roles
 from qvit.transforms.ptq.sites import Role
 from qvit.transforms.ptq.weights import Fit, WeightQuantizer
 from qvit.transforms.range_analysis import RangeAnalysisPass
+from qvit.transforms.threshold import ThresholdPass
 from qvit.transforms.verify_integer_only import VerifyIntegerOnlyPass
 
 WIDE = Quantizer(16, symmetric=True, margin=2.0)
@@ -47,7 +49,8 @@ class Scheme:
     """A way from floats to integers.
 
     published: its approximations as printed in the papers, where those differ. candidates: approximations among which, where
-    there are samples, each operation takes the one with the least error, the cheaper ones first.
+    there are samples, each operation takes the one with the least error, the cheaper ones first. threshold: where quantizers
+    are comparators.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Scheme:
     lower: LowerRequantPass
     published: Mapping[str, str] = field(default_factory=dict[str, str])
     candidates: tuple[str, ...] = ()
+    threshold: ThresholdPass | None = None
 
     def passes(self, *, published: bool = False, unchecked: bool = False) -> tuple[ModulePass, ...]:
         """In the order that the file's docstring gives reasons for."""
@@ -64,6 +68,7 @@ class Scheme:
         return (
             DelayDequantPass(allow_bounded=True),
             replace(self.integerize, **changes),
+            *([self.threshold] if self.threshold is not None else []),
             self.lower,
             CanonicalizePass(),
             CommonSubexpressionElimination(),
@@ -75,8 +80,9 @@ class Scheme:
 def _scheme(name: str, summary: str, quantization: Quantization, **passes: Any) -> Scheme:
     lower = {key: passes.pop(key) for key in ("form", "rounding") if key in passes}
     published, candidates = passes.pop("published", {}), passes.pop("candidates", ())
+    threshold = passes.pop("threshold", None)
     lowering = LowerRequantPass(**lower, allow_bounded=True)
-    return Scheme(name, summary, quantization, IntegerizePass(**passes), lowering, published, candidates)
+    return Scheme(name, summary, quantization, IntegerizePass(**passes), lowering, published, candidates, threshold)
 
 
 _SIGNED = Quantizer(8, symmetric=True)
@@ -237,12 +243,6 @@ FQ_VIT = _scheme(
     published={"softmax": "lis-published", "layer_norm": "ptf-layernorm-published"},
 )
 
-SCHEMES: dict[str, Scheme] = {
-    scheme.name: scheme for scheme in (BEST, I_VIT, I_BERT, FQ_VIT, P2_VIT, P2_VIT_MIXED, IPTQ_VIT)
-}
-"""All schemes by name."""
-
-
 NARROW = 8
 """Quantizers of fewer bits take the range with the least squared error: clipping costs less than coarse steps."""
 
@@ -263,6 +263,41 @@ def at_bits(scheme: Scheme, weights: int, activations: int) -> Scheme:
     fit = Fit.MSE if weights < NARROW else scheme.quantization.weights.fit
     quantizer = replace(scheme.quantization.weights, bits=weights, fit=fit)
     return replace(scheme, quantization=replace(scheme.quantization, roles=roles, weights=quantizer, ends=8))
+
+
+LIN_SHAH = at_bits(
+    _scheme(
+        "lin-shah",
+        "Lin and Shah: weights and operands of 3 bits, quantizers of comparators, no division in softmax and normalisation.",
+        Quantization(
+            all_roles(
+                Quantizer(8, symmetric=True),
+                WIDE,
+                pixels=Quantizer(8),
+                attention=Quantizer(8, symmetric=True),
+                probabilities=Quantizer(8),
+                scores=None,  # softmax takes the sums of the product as they are: their scale is in its exponent
+                function=Quantizer(4, symmetric=True, observer=Observer.MSE),  # 15 comparators, and a table of 16
+                hidden=Quantizer(8, observer=Observer.MSE),
+            ),
+            WeightQuantizer(8),
+            rounding=Rounding.HALF_UP,  # a comparator takes what equals its threshold
+        ),
+        softmax="threshold-softmax",
+        function="table",
+        layer_norm="threshold-layernorm",
+        rounding="half_up",
+        threshold=ThresholdPass(),
+    ),
+    weights=3,
+    activations=3,
+)
+"""What trains at other widths is `at_bits` of it."""
+
+SCHEMES: dict[str, Scheme] = {
+    scheme.name: scheme for scheme in (BEST, I_VIT, I_BERT, FQ_VIT, P2_VIT, P2_VIT_MIXED, IPTQ_VIT, LIN_SHAH)
+}
+"""All schemes by name."""
 
 
 def run_scheme(
@@ -289,7 +324,7 @@ def run_scheme(
             reports[step.name] = report = step.run(module, layers or chosen)
             if report.left:
                 raise DiagnosticException(left_in_float(report))
-        elif isinstance(step, DelayDequantPass | LowerRequantPass | RangeAnalysisPass):
+        elif isinstance(step, DelayDequantPass | ThresholdPass | LowerRequantPass | RangeAnalysisPass):
             reports[step.name] = step.run(module)
         else:
             step.apply(context or Context(), module)

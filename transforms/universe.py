@@ -31,6 +31,12 @@ def _scheme(name: str) -> type[ModulePass]:
     return SCHEME_PASSES[name]
 
 
+def _threshold() -> type[ModulePass]:
+    from qvit.transforms.threshold import ThresholdPass
+
+    return ThresholdPass
+
+
 def _lower_requant() -> type[ModulePass]:
     from qvit.transforms.lower_requant import LowerRequantPass
 
@@ -67,7 +73,7 @@ def _lower_to_linalg() -> type[ModulePass]:
     return LowerToLinalgPass
 
 
-SCHEMES = ("best", "i-vit", "i-bert", "fq-vit", "p2-vit", "p2-vit-mixed", "iptq-vit")
+SCHEMES = ("best", "i-vit", "i-bert", "fq-vit", "p2-vit", "p2-vit-mixed", "iptq-vit", "lin-shah")
 """The names of the schemes of `pipelines`, which is imported once one is asked for."""
 
 UNIVERSE = Universe(
@@ -75,6 +81,7 @@ UNIVERSE = Universe(
     all_passes={
         "delay-dequant": _delay_dequant,
         "integerize": _integerize,
+        "threshold": _threshold,
         "lower-requant": _lower_requant,
         "fuse-pot": _fuse_pot,
         "smooth-pot": _smooth_pot,

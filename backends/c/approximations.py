@@ -14,7 +14,17 @@ from xdsl.ir import Operation, SSAValue
 
 from qvit.backends.c.loops import broadcast, of_elements, part
 from qvit.backends.c.step import Context, Emitter, Share, Step, c_type, literal, refusal, type_of
-from qvit.dialects.approximations import PtfLayerNorm, PtfLayerNormPublished, Quad, Sm8, Sm8Late, Sw, SwLate, Table
+from qvit.dialects.approximations import (
+    PtfLayerNorm,
+    PtfLayerNormPublished,
+    Quad,
+    Sm8,
+    Sm8Late,
+    Sw,
+    SwLate,
+    Table,
+    ThresholdLayerNorm,
+)
 from qvit.dialects.approximations.base import (
     Approximation,
     FunctionApproximation,
@@ -40,7 +50,7 @@ _OFFSET_BITS, _WIDE_BITS = 60, 2048
 
 _READS_LENGTH = (Sm8, Sm8Late, Quad)
 """Those whose kernels take the length of their tables."""
-_READS_VALUES = (Sw, SwLate, PtfLayerNorm, PtfLayerNormPublished)
+_READS_VALUES = (Sw, SwLate, PtfLayerNorm, PtfLayerNormPublished, ThresholdLayerNorm)
 """Those whose intermediates are bounded by what is in their tables, not by its type alone."""
 
 _TABLE_TYPES: dict[str, IntType] = {
@@ -55,6 +65,8 @@ _TABLE_TYPES: dict[str, IntType] = {
     "bias": IntType(32),
     "factor": IntType(8),
     "power": IntType(8),
+    "sign": IntType(8),
+    "thresholds": IntType(32),
     "gain_power": IntType(16),
     "offset_power": IntType(16),
 }
@@ -124,6 +136,8 @@ def _prove(ctx: Context, op: ApproximatedOp, codes: Interval) -> None:
             case Table():
                 approximation.check(codes, tables)
             case Sw() | SwLate():
+                approximation.check(codes, length, tables)
+            case ThresholdLayerNorm():
                 approximation.check(codes, length, tables)
             case PtfLayerNorm() | PtfLayerNormPublished():
                 require(tables[0].min() >= 0 and tables[0].max() <= 7, "factors must be in 0..7")

@@ -51,6 +51,8 @@ FUNCTION_COSTS: Mapping[str, FunctionCost] = {
     # the sum is divided by each exponential
     "lis": _LOGARITHM,
     "lis_published": _LOGARITHM,
+    # maximum; exponentials and their sum; comparing with multiples of the sum
+    "threshold_softmax": FunctionCost(3),
     # maximum and sum together, as the row streams in
     "ita": FunctionCost(2, row_divisions=1),
     # look-ups and products, all pipelined
@@ -67,6 +69,8 @@ FUNCTION_COSTS: Mapping[str, FunctionCost] = {
     # sum and sum of squares; scale and offset
     "ln": FunctionCost(2, row_steps=RECIPROCAL_ROOT),
     "ptf_layernorm": FunctionCost(2, row_steps=RECIPROCAL_ROOT),
+    # sum and sum of squares; squares of deviations, compared with multiples of the variance
+    "threshold_layernorm": FunctionCost(2),
     "i_layernorm": FunctionCost(2, row_divisions=ROOT_62 + 1),
     "ibert_layernorm": FunctionCost(2, row_divisions=ROOT_32 + 1),
     # mean, squares of deviations, scale: the mean is a division too; ten Newton steps

@@ -10,6 +10,7 @@ from qvit.dialects.approximations.base import (
     LayerNormApproximation,
     SoftmaxApproximation,
 )
+from qvit.dialects.approximations.comparators import ThresholdLayerNorm, ThresholdSoftmax
 from qvit.dialects.approximations.i_layernorm import ILayerNorm, ILayerNormPublished
 from qvit.dialects.approximations.ibert_gelu import IGelu, IGeluPublished
 from qvit.dialects.approximations.ibert_layernorm import IbertLayerNorm, IbertLayerNormPublished
@@ -41,6 +42,7 @@ SOFTMAX: dict[str, type[SoftmaxApproximation]] = {
     "bit-softmax-published": BitSoftmaxPublished,
     "ita": Ita,
     "i-softmax-published": ISoftmaxPublished,
+    "threshold-softmax": ThresholdSoftmax,
 }
 """Softmax."""
 
@@ -65,6 +67,7 @@ LAYER_NORM: dict[str, type[LayerNormApproximation]] = {
     "ibert-layernorm-published": IbertLayerNormPublished,
     "ptf-layernorm": PtfLayerNorm,
     "ptf-layernorm-published": PtfLayerNormPublished,
+    "threshold-layernorm": ThresholdLayerNorm,
 }
 """Layer normalisation."""
 

@@ -203,6 +203,10 @@ class LayerNormApproximation(Approximation):
 
     takes_factors: ClassVar[bool] = False
 
+    def table_length(self, name: str, channels: int) -> int:
+        """How many numbers a table has: one a channel, unless an approximation says otherwise."""
+        return channels
+
     @classmethod
     @abstractmethod
     def build(cls, spec: LayerNormSpec, **options: int) -> Built:

@@ -208,8 +208,9 @@ class IntLayerNormOp(ApproximatedOp):
         require(len(shape_of(self.input)) >= 1, "input: expected at least one dimension, found a scalar")
         require_integer("result", self.result)
         require_shape(self.result, shape_of(self.input))
-        channels = shape_of(self.input)[-1:]
-        for name, table in zip(self.approximation.data.tables, self.tables, strict=True):
-            require(
-                shape_of(table) == channels, f"{name}: expected one number a channel, {channels}, found {table.type}"
-            )
+        channels, approximation = shape_of(self.input)[-1], self.approximation.data
+        assert isinstance(approximation, LayerNormApproximation)
+        for name, table in zip(approximation.tables, self.tables, strict=True):
+            length = approximation.table_length(name, channels)
+            each = "one number" if length == channels else f"{length // channels} numbers"
+            require(shape_of(table) == (length,), f"{name}: expected {each} a channel, ({length},), found {table.type}")

@@ -318,9 +318,11 @@ def threshold(x: Array, thresholds: Array, axis: int | None, lowest: int, result
 
     thresholds: integers [M] or, one set for each index along `axis`, [dim, M]; non-decreasing along M.
     """
-    x = widen(x)
-    levels = np.moveaxis(widen(thresholds), -1, 0)
-    count = np.zeros(x.shape, np.int64)
-    for level in levels:
-        count += x >= along(level, axis, x.ndim)
-    return fit(count + lowest, result)
+    x, levels = widen(x), widen(thresholds)
+    if axis is None:
+        return fit(np.searchsorted(levels, x, side="right") + lowest, result)
+    rows = np.moveaxis(x, axis, 0)
+    counts = np.empty(rows.shape, np.int64)
+    for i, own in enumerate(levels):
+        counts[i] = np.searchsorted(own, rows[i], side="right")  # how many are not greater
+    return fit(np.moveaxis(counts, 0, axis) + lowest, result)

@@ -44,9 +44,9 @@ class Recipe:
 
 RECIPES = {
     8: Recipe("best", 4, 2e-4),
-    4: Recipe("best", 5, 5e-4),
-    3: Recipe("lin-shah", 5, 1e-3),
-    32: Recipe("float", 5, 5e-4),
+    4: Recipe("best", 4, 5e-4),
+    3: Recipe("lin-shah", 4, 1e-3),
+    32: Recipe("float", 4, 5e-4),
 }
 
 

@@ -373,7 +373,7 @@ def test_files_are_opened_only_when_needed(tmp_path: Path) -> None:
         ('@"v" : tensor<2xf32>', np.array([1, 0], np.float32), "must be positive and finite, found 0.0..1.0"),
         ('@"v" : tensor<2xf32>', np.array([1, np.inf], np.float32), "holds numbers that are not finite"),
         ('@"v" : tensor<2xf32>', np.array([1, np.nan], np.float32), "holds numbers that are not finite"),
-        ('1.0 / @"v" : tensor<2xf32>', np.array([1, 0], np.float32), "divides a scale, and holds 0"),
+        ('1.0 / @"v" : tensor<2xf32>', np.array([1, 0], np.float32), "scale must be positive and finite, found 0.0"),
     ],
 )
 def test_parameters_in_files_are_checked_when_they_are_read(

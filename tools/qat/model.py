@@ -26,6 +26,7 @@ from qvit.transforms.delay_dequant import DelayDequantPass
 from qvit.transforms.integerize import IntegerizePass, IntegerReport
 from qvit.transforms.lower_requant import LowerRequantPass
 from qvit.transforms.pipelines import Scheme, left_in_float
+from qvit.transforms.threshold import ThresholdPass
 
 MOMENTUM = 0.95
 """Of the moving averages of ranges (I-ViT)."""
@@ -266,7 +267,7 @@ def to_integers(module: ModuleOp, scheme: Scheme, layers: Mapping[str, tuple[str
     found: IntegerReport | None = None
     for step in scheme.passes():
         match step:
-            case DelayDequantPass() | LowerRequantPass():
+            case DelayDequantPass() | ThresholdPass() | LowerRequantPass():
                 step.run(module)
             case IntegerizePass():
                 found = step.run(module, layers)

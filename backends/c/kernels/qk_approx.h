@@ -144,6 +144,26 @@ static inline int64_t qk_row_sm8_late(size_t n, int64_t *row, const uint16_t *ta
     return sum ? sum : 255;
 }
 
+/* #{m = 1..levels : 2 E M >= (2 m - 1) (sum E) 2^shift}, by halves: the thresholds rise. */
+static inline void qk_row_threshold_softmax(size_t n, int64_t *row, int64_t factor, int64_t multiplier, unsigned shift,
+                                            int64_t levels) {
+    int64_t sum = 0;
+    for (size_t j = 0; j < n; ++j) {
+        const int64_t exponent = row[j] * factor, octaves = qk_min(exponent >> 16, 16);
+        row[j] = row[j] < 0 ? 0 : ((1 << 17) - (exponent & 0xffff)) >> (octaves + 2);
+        sum += row[j];
+    }
+    const int64_t unit = qk_max(sum, 1 << 15) << shift;
+    for (size_t j = 0; j < n; ++j) {
+        const int64_t reached = 2 * multiplier * row[j];
+        int64_t count = 0;
+        for (int64_t step = (levels + 1) >> 1; step; step >>= 1) {
+            count += reached >= (2 * (count + step) - 1) * unit ? step : 0;
+        }
+        row[j] = count;
+    }
+}
+
 /* The exponential of sw and sw_late, piecewise linear between powers of two; returns the sum, 2^bits for a row without any. */
 static inline int64_t qk_row_wide(size_t n, int64_t *row, const int32_t *nodes, const int16_t *slopes, unsigned bits,
                                   unsigned index, int64_t rate, int64_t last, unsigned drop) {
@@ -518,6 +538,22 @@ static inline void qk_row_ln(size_t n, int64_t *row, const int32_t *gain, const 
     int half;
     const int64_t w = qk_normalised(qk_row_deviations(n, row, epsilon), &half);
     qk_row_affine(n, row, qk_rsqrt(w), 21 + half, gain, offset, guard);
+}
+
+/* lowest + #{m : sign(d) d^2 2^20 >= thresholds[m][j] w}, by halves: the thresholds of a channel do not fall. */
+static inline void qk_row_threshold_layernorm(size_t n, int64_t *row, const int8_t *sign, const int32_t *thresholds,
+                                              int64_t levels, int64_t lowest, int64_t epsilon) {
+    int half;
+    const int64_t w = qk_normalised(qk_row_deviations(n, row, epsilon), &half);
+    for (size_t j = 0; j < n; ++j) {
+        const int64_t deviation = row[j] * sign[j], d = qk_times_power(qk_magnitude(deviation), -half);
+        const int64_t reached = (deviation < 0 ? -(d * d) : d * d) * ((int64_t)1 << 20);
+        int64_t count = 0;
+        for (int64_t step = (levels + 1) >> 1; step; step >>= 1) {
+            count += reached >= thresholds[(size_t)(count + step - 1) * n + j] * w ? step : 0;
+        }
+        row[j] = lowest + count;
+    }
 }
 
 static inline void qk_row_i_layernorm(size_t n, int64_t *row, const int32_t *gain, const int32_t *offset,
