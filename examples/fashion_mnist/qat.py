@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from qvit.backends.c import load as load_c
 from qvit.backends.interpreter import run
-from qvit.dialects.functions import QUANTIZE_INPUTS
+from qvit.dialects.functions import DEQUANTIZE_OUTPUTS, QUANTIZE_INPUTS
 from qvit.tools.qat import convert, prepare_qat
 
 HERE = Path(__file__).parent
@@ -132,16 +132,17 @@ def restore(model: nn.Module, path: Path) -> None:
     model.load_state_dict(load_file(path) | extra)
 
 
-def compiled_logits(model: nn.Module, x: Tensor) -> np.ndarray:
-    """The logits of the C program, as the integers that it computes."""
+def compiled_logits(model: nn.Module, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The logits of the C program: the integers that it computes, and the real numbers that they stand for."""
     module = convert(model)
     program = load_c(module)
-    found = []
-    for part in x.split(BATCH):
-        padded = torch.cat([part, part[-1:].expand(BATCH - len(part), *part.shape[1:])])
-        codes = run(module, [padded.numpy()], function=QUANTIZE_INPUTS)
-        found.append(program(*codes.values())[0][: len(part)])
-    return np.concatenate(found)
+    integers, reals = [], []
+    for (part,), count in model.batches([x]):
+        codes = run(module, [part.numpy()], function=QUANTIZE_INPUTS)
+        (logits,) = program(*codes.values())
+        integers.append(logits[:count])
+        reals.append(next(iter(run(module, [logits], function=DEQUANTIZE_OUTPUTS).values()))[:count])
+    return np.concatenate(integers), np.concatenate(reals)
 
 
 def trained_integers(model: nn.Module, x: Tensor) -> np.ndarray:
@@ -177,8 +178,8 @@ def main() -> None:
     print(f"trained      {accuracy(logits, labels):.2f} %", flush=True)
     if args.bits == 32:
         return
-    mine, theirs = trained_integers(model, x), compiled_logits(model, x)
-    print(f"C            {accuracy(torch.from_numpy(theirs.astype(np.float64)), labels):.2f} %")
+    mine, (theirs, reals) = trained_integers(model, x), compiled_logits(model, x)
+    print(f"C            {accuracy(torch.from_numpy(reals), labels):.2f} %")
     differ = int((mine != theirs).sum())
     print(f"{differ} of {mine.size:,} integers at the logits differ between the trained model and C")
 

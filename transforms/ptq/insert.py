@@ -169,7 +169,7 @@ def _quantize_site(
     if any(use.operation in ends for use in site.uses):
         quantizer = replace(quantizer, bits=max(quantizer.bits, quantization.ends))
     seen = joined([statistics_of(value) for value in made])
-    narrower = _narrower(site, quantizer, quantization)
+    narrower = _narrower(site, quantizer, quantization, ends)
     choice = choose(seen, quantizer)
     if quantizer.channel_factors and channels(site) and seen.sample_rows.size:
         choice = choice.by_channels(seen.sample_rows, quantizer.type)
@@ -196,13 +196,17 @@ def _params(value: SSAValue, choice: Choice) -> QParamsAttr:
     return QParamsAttr.of(scales.astype(np.float32), choice.zero_point, len(shape_of(value)) - 1)
 
 
-def _narrower(site: Site, quantizer: Quantizer, quantization: Quantization) -> list[tuple[Use, Role, Quantizer]]:
+def _narrower(
+    site: Site, quantizer: Quantizer, quantization: Quantization, ends: Set[Operation]
+) -> list[tuple[Use, Role, Quantizer]]:
     """Uses that take fewer bits than the site's codes have: they are requantized in front of them."""
     found: list[tuple[Use, Role, Quantizer]] = []
     for use in site.uses:
         if (its_role := use_role(site, use)) is None:
             continue
         its = quantization.quantizer(its_role, _names([*site.producers, *site.constants]))
+        if its is not None and use.operation in ends:
+            its = replace(its, bits=max(its.bits, quantization.ends))
         if its is not None and its.bits < quantizer.bits:
             found.append((use, its_role, its))
     return found
