@@ -214,7 +214,7 @@ class ThresholdLayerNorm(LayerNormApproximation):
         deviation = sign * (channels * x - total)
         d = (np.abs(deviation) << np.maximum(-half, 0)) >> np.maximum(half, 0)
         reached = np.where(deviation < 0, -1, 1) * ((d * d) << SQUARE_FRACTION)
-        levels, channel = thresholds.reshape(self.levels, channels), np.arange(channels)
+        levels, channel = thresholds.reshape(self.levels, channels), np.arange(channels, dtype=np.int64)
         # comparators whose thresholds rise: how many are reached is found by halves
         count = np.zeros(x.shape, np.int64)
         step = (self.levels + 1) >> 1

@@ -18,7 +18,7 @@ import torch
 from fashion_mnist.data import load, normalize
 from fashion_mnist.model import ViT
 from fashion_mnist.train import augment
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,6 +26,7 @@ from qvit.backends.c import load as load_c
 from qvit.backends.interpreter import run
 from qvit.dialects.functions import DEQUANTIZE_OUTPUTS, QUANTIZE_INPUTS
 from qvit.tools.qat import convert, prepare_qat
+from qvit.tools.qat.model import QuantizedModel
 
 HERE = Path(__file__).parent
 BATCH = 128
@@ -85,7 +86,7 @@ def train(model: nn.Module, recipe: Recipe, train_set: tuple[Tensor, Tensor], ch
     """AdamW with a one-cycle rate and label smoothing, as train.py; the last finished epoch lies in `checkpoint`."""
     pixels, labels = train_set
     steps = len(pixels) // BATCH
-    if hasattr(model, "parameter_groups"):
+    if isinstance(model, QuantizedModel):
         groups = model.parameter_groups(recipe.rate, recipe.step_rate, weight_decay=0.05)
     else:
         groups = [{"params": list(model.parameters()), "lr": recipe.rate, "weight_decay": 0.05}]
@@ -121,18 +122,7 @@ def train(model: nn.Module, recipe: Recipe, train_set: tuple[Tensor, Tensor], ch
         os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
 
 
-def save(model: nn.Module, path: Path) -> None:
-    tensors = {k: v.contiguous() for k, v in model.state_dict().items() if isinstance(v, Tensor)}
-    save_file(tensors, path.with_suffix(".tmp"))
-    os.replace(path.with_suffix(".tmp"), path)
-
-
-def restore(model: nn.Module, path: Path) -> None:
-    extra = {k: v for k, v in model.state_dict().items() if not isinstance(v, Tensor)}
-    model.load_state_dict(load_file(path) | extra)
-
-
-def compiled_logits(model: nn.Module, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def compiled_logits(model: QuantizedModel, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """The logits of the C program: the integers that it computes, and the real numbers that they stand for."""
     module = convert(model)
     program = load_c(module)
@@ -145,7 +135,7 @@ def compiled_logits(model: nn.Module, x: Tensor) -> tuple[np.ndarray, np.ndarray
     return np.concatenate(integers), np.concatenate(reals)
 
 
-def trained_integers(model: nn.Module, x: Tensor) -> np.ndarray:
+def trained_integers(model: QuantizedModel, x: Tensor) -> np.ndarray:
     """The integers of the logits in the model that was trained."""
     found = []
     for part, count in model.batches([x]):
@@ -172,11 +162,13 @@ def main() -> None:
     if not args.evaluate:
         print(f"before       {accuracy(predict(model, x), labels):.2f} %", flush=True)
         train(model, RECIPES[args.bits], train_set, args.checkpoint or Path(f"qat_{args.bits}.pt"))
-        save(model, output)
-    restore(model, output)
+        if isinstance(model, QuantizedModel):
+            model.save(output)
+    elif isinstance(model, QuantizedModel):
+        model.restore(output)
     logits = predict(model, x)
     print(f"trained      {accuracy(logits, labels):.2f} %", flush=True)
-    if args.bits == 32:
+    if not isinstance(model, QuantizedModel):
         return
     mine, (theirs, reals) = trained_integers(model, x), compiled_logits(model, x)
     print(f"C            {accuracy(torch.from_numpy(reals), labels):.2f} %")

@@ -41,7 +41,7 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """Tokens [B, 13] int64 -> logits [B, 6, 12] of the six digits of the answer, the last digit first."""
 
-    def __init__(self, dim: int = 192, depth: int = 1, heads: int = 3) -> None:
+    def __init__(self, dim: int = 96, depth: int = 1, heads: int = 3) -> None:
         super().__init__()
         self.embed = nn.Embedding(VOCABULARY, dim)
         self.positions = nn.Parameter(torch.randn(1, LENGTH, dim) * 0.02)

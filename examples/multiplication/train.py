@@ -85,7 +85,7 @@ def save(model: nn.Module, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--output", type=Path, default=HERE / "decoder.safetensors")
     parser.add_argument("--checkpoint", type=Path, default=Path("decoder.pt"))
     args = parser.parse_args()

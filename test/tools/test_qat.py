@@ -264,19 +264,32 @@ def test_other_batch_sizes() -> None:
 
 
 def test_checkpoints(tmp_path: Path) -> None:
-    model = prepared("best", 4)
+    """All that was learned, zero points too: the samples of the model that reads it do not matter."""
+    model, x = prepared("best", 4), images(seed=3)
     steps(model, 2)
-    torch.save(model.state_dict(), tmp_path / "model.pt")
-    other = prepared("best", 4)
-    other.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
-    x = images(seed=3)
+    model.save(tmp_path / "model.safetensors")
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+    other = prepare_qat(vit(), [images() * 0.2 - 0.8], weights=4, activations=4)
+    other.program()
+    other.restore(tmp_path / "model.safetensors")
     with torch.inference_mode():
         assert torch.equal(model.eval()(x), other.eval()(x))
-    with pytest.raises(ValueError, match="other scheme than this model"):
-        prepared("i-vit").load_state_dict(model.state_dict())
-    shifted = prepare_qat(vit(), [images() * 0.2 - 0.8], weights=4, activations=4)
-    with pytest.raises(ValueError, match="other zero points than this model"):
-        shifted.load_state_dict(model.state_dict())
+    assert str(convert(model)) == str(convert(other))
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        (lambda: prepared("i-vit"), "trained with the scheme best, and this model is of i-vit"),
+        (lambda: prepare_qat(vit(dim=32), [images()]), r"values.0 has the shape \[24.*expected \[32"),
+        (lambda: prepare_qat(vit(depth=2), [images()]), "prepare the model as it was for training"),
+    ],
+    ids=["scheme", "width", "depth"],
+)
+def test_other_checkpoints(made: Any, says: str, tmp_path: Path) -> None:
+    prepared().save(tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=says):
+        made().restore(tmp_path / "model.safetensors")
 
 
 def test_two_runs_are_equal() -> None:

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from math import e, log2, prod
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import ReturnOp
@@ -56,6 +59,8 @@ class QuantizedModel(nn.Module):
         )
         for i, step in enumerate(template.steps):
             self.register_buffer(f"scale_{i}", torch.as_tensor(step.initial.copy()))
+        self.zero_points: Tensor
+        self.register_buffer("zero_points", torch.tensor([step.zero_point for step in template.steps]))
         self._index = {id(step): i for i, step in enumerate(template.steps)}
         self._of_step = {id(v.step): i for i, v in enumerate(template.values) if v.step is not None and v.step.weights}
         self._compiled: tuple[tuple[int, ...], ModuleOp] | None = None
@@ -77,18 +82,42 @@ class QuantizedModel(nn.Module):
             groups.append({"params": learned, "lr": step_rate, "weight_decay": 0.0})
         return groups
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """What a checkpoint must agree in: the scheme, and the zero points, which are not trained."""
-        return {"scheme": self.scheme.name, "zero_points": [step.zero_point for step in self.template.steps]}
+    # --- on disk ---
 
-    def set_extra_state(self, state: Any) -> None:
-        own = self.get_extra_state()
-        for key, found in state.items():
-            if found != own[key]:
+    def save(self, path: Path) -> None:
+        """Write all that was learned as safetensors, whole or not at all."""
+        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        temporary = path.with_name(f".{path.name}.tmp")
+        save_file(tensors, temporary, {"scheme": self.scheme.name})
+        temporary.replace(path)
+
+    def restore(self, path: Path) -> None:
+        """Read what `save` wrote of a model of the same architecture, scheme and widths; its samples do not matter.
+
+        ValueError for another scheme, and for tensors that are missing or of other shapes.
+        """
+        with cast(Any, safe_open)(path, "pt") as file:
+            scheme: str | None = (file.metadata() or {}).get("scheme")
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}
+        if scheme != self.scheme.name:
+            raise ValueError(f"{path} was trained with the scheme {scheme}, and this model is of {self.scheme.name}")
+        own: dict[str, Tensor] = self.state_dict()
+        for name in {**own, **tensors}:
+            expected, found = (list(held[name].shape) if name in held else "none" for held in (own, tensors))
+            if expected != found:
                 raise ValueError(
-                    f"the checkpoint was made with other {key.replace('_', ' ')} than this model: prepare it with the same"
-                    " scheme and the same samples"
+                    f"{path}: {name} has the shape {found}, expected {expected}: prepare the model as it was for training,"
+                    " with the same architecture and bits"
                 )
+        self.load_state_dict(tensors)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As of any module; zero points go to where they are used."""
+        result = super().load_state_dict(state_dict, *args, **kwargs)
+        zero_points = cast(list[int], cast(Any, self.zero_points).tolist())
+        for step, zero_point in zip(self.template.steps, zero_points, strict=True):
+            step.zero_point = zero_point
+        return result
 
     # --- what was learned so far ---
 

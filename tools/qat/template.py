@@ -53,11 +53,10 @@ class Step:
         return tuple(float(f.value.data) for f in factors if isinstance(f, FloatAttr))
 
     def write(self, scale: Array) -> None:
-        """Put a float32 scale into the operations."""
+        """Put a float32 scale, and the zero point, into the operations."""
         for op in self.ops:
-            params = op.params
-            made = ScaleAttr.of(float_value(scale if scale.ndim else float(scale)), over=params.scale.below)
-            op.properties["params"] = QParamsAttr.of(made, params.zero_point, params.axis_index)
+            made = ScaleAttr.of(float_value(scale if scale.ndim else float(scale)), over=op.params.scale.below)
+            op.properties["params"] = QParamsAttr.of(made, self.zero_point, op.params.axis_index)
 
 
 @dataclass(eq=False)
