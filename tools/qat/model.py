@@ -97,9 +97,9 @@ class QuantizedModel(nn.Module):
         ValueError for another scheme, and for tensors that are missing or of other shapes.
         """
         with cast(Any, safe_open)(path, "pt") as file:
-            scheme: str | None = (file.metadata() or {}).get("scheme")
+            metadata: dict[str, str] = file.metadata() or {}
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}
-        if scheme != self.scheme.name:
+        if (scheme := metadata.get("scheme")) != self.scheme.name:
             raise ValueError(f"{path} was trained with the scheme {scheme}, and this model is of {self.scheme.name}")
         own: dict[str, Tensor] = self.state_dict()
         for name in {**own, **tensors}:
