@@ -46,6 +46,7 @@ from qvit.dialects.approximations import (
     Sw,
     SwLate,
     Table,
+    ThresholdLayerNorm,
 )
 from qvit.dialects.approximations.base import (
     Approximation,
@@ -314,7 +315,7 @@ def run_program(cases: Sequence[Case], folder: Path, constant: bool = True) -> l
     return load(module, flags=["-O3"], cache=folder)(*inputs)
 
 
-VALUES_MATTER = (Sw, SwLate, PtfLayerNorm, PtfLayerNormPublished)
+VALUES_MATTER = (Sw, SwLate, PtfLayerNorm, PtfLayerNormPublished, ThresholdLayerNorm)
 
 
 @pytest.mark.parametrize("constant", [True, False], ids=["constants", "arguments"])
