@@ -22,6 +22,11 @@ PASSES: dict[str, tuple[str, str, str]] = {
         "DelayDequantPass",
         "Move dequantization behind matrix products, so that they run on integers.",
     ),
+    "rescue-channels": (
+        "qvit.transforms.rescue_channels",
+        "RescueChannelsPass",
+        "Give quantizers with a scale for each channel behind a layer normalisation one scale, so that they block no product.",
+    ),
     "integerize": (
         "qvit.transforms.integerize",
         "IntegerizePass",

@@ -19,6 +19,12 @@ def _delay_dequant() -> type[ModulePass]:
     return DelayDequantPass
 
 
+def _rescue_channels() -> type[ModulePass]:
+    from qvit.transforms.rescue_channels import RescueChannelsPass
+
+    return RescueChannelsPass
+
+
 def _integerize() -> type[ModulePass]:
     from qvit.transforms.integerize import IntegerizePass
 
@@ -80,6 +86,7 @@ UNIVERSE = Universe(
     all_dialects={"qvit": _qvit},
     all_passes={
         "delay-dequant": _delay_dequant,
+        "rescue-channels": _rescue_channels,
         "integerize": _integerize,
         "threshold": _threshold,
         "lower-requant": _lower_requant,

@@ -3,7 +3,6 @@
 from collections import defaultdict
 from typing import Any
 
-import golden
 import numpy as np
 import pytest
 from ivit_network import CASE, IMAGE, STAGES
@@ -168,17 +167,6 @@ def test_torch_tensors() -> None:
 
     module = import_ivit({name: torch.from_numpy(array.copy()) for name, array in STATE.items()}, HEADS)
     assert str(module) == str(import_ivit(STATE, HEADS))
-
-
-@pytest.mark.parametrize("case", golden.cases("ivit_quantact"), ids=lambda case: case.id)
-def test_dyadic_is_that_of_quantact(case: Any) -> None:
-    """The published multipliers and shifts, but for one of 2^31, which is halved here."""
-    for key in ("", "2"):
-        if f"m{key}" not in case.params or f"ratio{key}" not in case.params:
-            continue
-        for ratio, m, e in zip(*(np.atleast_1d(case.params[f"{k}{key}"]) for k in ("ratio", "m", "e")), strict=True):
-            mine, shift = dyadic(float.fromhex(ratio) if isinstance(ratio, str) else float(ratio))
-            assert mine / 2**shift == int(m) / 2 ** int(e)
 
 
 @pytest.mark.parametrize(
