@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from multiplication.data import draw, encode
 from multiplication.model import Decoder
-from safetensors.torch import save_file
+from safetensors.torch import save as save_bytes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -79,7 +79,7 @@ def run(model: nn.Module, groups: list[dict[str, Any]], steps: int, checkpoint: 
 
 def save(model: nn.Module, path: Path) -> None:
     tensors = {k: v.contiguous() for k, v in model.state_dict().items() if isinstance(v, Tensor)}
-    save_file(tensors, path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").write_bytes(save_bytes(tensors))
     os.replace(path.with_suffix(".tmp"), path)
 
 

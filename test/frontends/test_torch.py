@@ -22,7 +22,7 @@ from qvit.tools.compiler import compile_model
 from qvit.transforms.pipelines import SCHEMES
 
 ROOT = Path(__file__).parents[2]
-sys.path += [str(ROOT / "examples"), str(ROOT / "test/data/exports")]
+sys.path.append(str(ROOT / "test/data/exports"))
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

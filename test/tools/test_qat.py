@@ -1,6 +1,5 @@
 """Training on integers: what is trained is what is deployed, down to every code of every quantizer."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fashion_mnist.model import ViT
 from torch import Tensor, nn
 from torch.nn import functional as F
 from xdsl.dialects.builtin import ModuleOp
@@ -25,10 +25,6 @@ from qvit.tools.qat import convert, prepare_qat
 from qvit.tools.qat.model import QuantizedModel
 from qvit.tools.qat.template import code_name
 from qvit.transforms.pipelines import SCHEMES, at_bits
-
-sys.path.append(str(Path(__file__).parents[2] / "examples"))
-
-from fashion_mnist.model import ViT
 
 BATCH = 4
 
@@ -261,6 +257,17 @@ def test_other_batch_sizes() -> None:
         apart = torch.cat([model(x[i : i + 1]) for i in range(11)])
     assert whole.shape == (11, 10)
     assert torch.equal(whole, apart)
+
+
+def test_elements_of_a_batch_are_alike() -> None:
+    """After training too: a class token, which frontends repeat for each element, is one parameter."""
+    model = prepared("best", 4)
+    assert max(p.shape[0] for v, p in zip(model.template.values, model.values, strict=True) if "expand" in v.src) == 1
+    steps(model, 3)
+    x = images(1, seed=5).expand(BATCH, -1, -1, -1)
+    with torch.inference_mode():
+        logits = model.eval()(x)
+    assert (logits == logits[:1]).all()
 
 
 def test_checkpoints(tmp_path: Path) -> None:

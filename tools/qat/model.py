@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
+from safetensors.torch import save  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import ReturnOp
@@ -88,7 +88,7 @@ class QuantizedModel(nn.Module):
         """Write all that was learned as safetensors, whole or not at all."""
         tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
         temporary = path.with_name(f".{path.name}.tmp")
-        save_file(tensors, temporary, {"scheme": self.scheme.name})
+        temporary.write_bytes(save(tensors, {"scheme": self.scheme.name}))
         temporary.replace(path)
 
     def restore(self, path: Path) -> None:
@@ -251,7 +251,7 @@ class QuantizedModel(nn.Module):
                     if index is None:
                         values[op.result] = torch.as_tensor(constant_of(op).copy()).to(device)
                     else:
-                        values[op.result] = self.values[index]
+                        values[op.result] = self.values[index].expand(template.values[index].shape)
                 case QuantizeOp():
                     values[op.result] = values[op.input]  # what was quantized; the codes come with its dequantize
                 case DequantizeOp():
@@ -284,7 +284,7 @@ class QuantizedModel(nn.Module):
                 self._observe(step, x)
             exact = torch.as_tensor(codes[code_name(positions[made])]).to(device)
         elif isinstance(made, ConstantOp) and made in trained:
-            exact = self.codes(trained[made])
+            exact = self.codes(trained[made]).expand(x.shape)
         else:
             centred = x.to(scale.dtype) - step.zero_point
             return centred * scale

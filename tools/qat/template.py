@@ -17,7 +17,7 @@ from qvit.dialects.ops.shape import ConcatOp
 from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.provenance import NAME, describe
 from qvit.dialects.semantics.integers import Array, IntType, Rounding
-from qvit.dialects.types import element_of, integer_of, is_float
+from qvit.dialects.types import element_of, integer_of, is_float, shape_of
 from qvit.dialects.weights import Weights
 from qvit.transforms.ptq.sites import MOVES
 
@@ -61,7 +61,11 @@ class Step:
 
 @dataclass(eq=False)
 class Value:
-    """A constant that is trained. initial: float32; step: that of its codes, None for one that stays in float."""
+    """A constant that is trained. initial: float32; step: that of its codes, None for one that stays in float.
+
+    shape: of the constant; along its first axis `initial` may be one, for what a frontend repeated for each element of the
+    batch (a class token): it is one parameter, or training would tell the elements of a batch apart.
+    """
 
     src: str
     constant: ConstantOp
@@ -69,9 +73,14 @@ class Value:
     step: Step | None = None
     rounding: Rounding = Rounding.HALF_EVEN
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return shape_of(self.constant.result)
+
     def write(self, array: Array) -> None:
         """Put codes (or floats, where there is no step) into the module."""
-        self.constant.properties["value"] = dense(array, element_of(self.constant.result))
+        wide = np.broadcast_to(array, self.shape)
+        self.constant.properties["value"] = dense(np.ascontiguousarray(wide), element_of(self.constant.result))
 
 
 @dataclass
@@ -150,13 +159,20 @@ def make_template(module: ModuleOp, reference: ModuleOp, given: Set[float] = fro
             step = steps.get(users[0])
             if step is not None:
                 rounding = next((q.rounding.data for q in step.ops if isinstance(q, QuantizeOp)), Rounding.HALF_EVEN)
-                template.values.append(Value(describe(op), op, originals[op], step, rounding))
+                initial = originals[op] if step.weights else _once(originals[op], shape_of(function.args[0])[0])
+                template.values.append(Value(describe(op), op, initial, step, rounding))
         elif is_float(element_of(op.result)) and any(_trains(user, op.result) for user in users):
             array = weights.array(op.result)
             assert array is not None
             template.values.append(Value(describe(op), op, array.astype(np.float32)))
     template.step_of = steps
     return template
+
+
+def _once(array: Array, batch: int) -> Array:
+    """What is the same for each element of the batch, for one of them."""
+    repeated = array.ndim > 1 and len(array) == batch and (array == array[:1]).all()
+    return array[:1] if repeated else array
 
 
 def _trains(op: Operation, value: SSAValue) -> bool:
