@@ -33,7 +33,7 @@ from qvit.tools.compiler import Compiled, compile_model, with_quantization
 from qvit.tools.progress import progress
 from qvit.tools.registry import VERSION
 from qvit.tools.samples import Pixels, Samples, read_samples
-from qvit.transforms.pipelines import SCHEMES, Scheme
+from qvit.transforms.pipelines import SCHEMES, Scheme, at_bits
 from qvit.transforms.ptq.scheme import read_overrides
 from qvit.transforms.ptq.sites import Role
 
@@ -49,7 +49,10 @@ def _scheme(args: argparse.Namespace, channels: int) -> Scheme:
     """The scheme, with the numbers that options put in the place of its own. channels: of the widest layer normalisation."""
     scheme = SCHEMES[args.scheme]
     quantization = scheme.quantization
-    if args.weights_bits is not None:
+    if args.activation_bits is not None:
+        scheme = at_bits(scheme, args.weights_bits or quantization.weights.bits, args.activation_bits)
+        quantization = scheme.quantization
+    elif args.weights_bits is not None:
         scheme = with_quantization(scheme, weights=replace(quantization.weights, bits=args.weights_bits))
     if args.residual is not None:
         bits = min(args.residual, _widest(channels))
@@ -70,7 +73,7 @@ def _widest(channels: int) -> int:
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     """The options that were given, by name, for the report and for the key of the calibration."""
-    names = ("published", "unchecked", "weights_bits", "residual", "outputs", "samples")
+    names = ("published", "unchecked", "weights_bits", "activation_bits", "residual", "outputs", "samples")
     found = {name.replace("_", "-"): value for name in names if (value := getattr(args, name))}
     if args.dim:
         found["dim"] = " ".join(args.dim)

@@ -107,6 +107,13 @@ def parser() -> argparse.ArgumentParser:
     add = numbers.add_argument
     add("--weights-bits", type=int, choices=range(2, 9), metavar="2..8", help="bits of all weights")
     add(
+        "--activation-bits",
+        type=int,
+        choices=range(2, 9),
+        metavar="2..8",
+        help="bits of what products take; with it, the first and the last layer keep 8 bits of weights and operands",
+    )
+    add(
         "--residual",
         type=int,
         choices=(8, 16, 32),

@@ -193,6 +193,16 @@ def test_bits_of_weights(tool: Tool, place: Path) -> None:
     assert report["settings"]["weights-bits"] == 4
 
 
+def test_bits_of_activations(tool: Tool, place: Path) -> None:
+    """Of 4 bits, but at the ends of the model; weights too where that is asked for."""
+    tool(*CALIBRATED, "--weights-bits", "5", "--activation-bits", "4", "-o", "out").succeeded()
+    report = json.loads(Path("out/report.json").read_text())
+    assert {line["bits"] for line in report["weights"]} == {5, 8}
+    assert report["settings"]["activation-bits"] == 4
+    tool(*CALIBRATED, "--activation-bits", "4", "-o", "out").succeeded()
+    assert {line["bits"] for line in json.loads(Path("out/report.json").read_text())["weights"]} == {8}
+
+
 @pytest.mark.parametrize("bits", [8, 16, 32])
 def test_bits_of_the_residual_stream(tool: Tool, place: Path, bits: int) -> None:
     tool(*CALIBRATED, "--scheme", "i-bert", "--residual", str(bits), "-o", "out").succeeded()
