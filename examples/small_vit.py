@@ -15,9 +15,12 @@ RATE = 2e-3
 
 
 class Attention(nn.Module):
-    def __init__(self, dim: int, heads: int) -> None:
+    """Of each token to all; causal: to itself and those before it."""
+
+    def __init__(self, dim: int, heads: int, causal: bool = False) -> None:
         super().__init__()
         self.heads = heads
+        self.causal = causal
         self.scale = (dim // heads) ** -0.5
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
@@ -26,17 +29,21 @@ class Attention(nn.Module):
         batch, tokens, dim = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        attention = (q * self.scale @ k.transpose(-2, -1)).softmax(dim=-1)
+        scores = q * self.scale @ k.transpose(-2, -1)
+        if self.causal:
+            later = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
+            scores = scores.masked_fill(later, float("-inf"))
+        attention = scores.softmax(dim=-1)
         return self.proj((attention @ v).transpose(1, 2).reshape(batch, tokens, dim))
 
 
 class Block(nn.Module):
     """Pre-norm, as timm lays it out (fused qkv, MLP of four times the width, erf GELU)."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, causal: bool = False) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = Attention(dim, heads)
+        self.attn = Attention(dim, heads, causal)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.fc1 = nn.Linear(dim, 4 * dim)
         self.act = nn.GELU()

@@ -1,41 +1,9 @@
-"""A small decoder: token embedding, learned positions, causal attention, MLP; pre-norm, as the ViTs beside it."""
+"""A small decoder: token embedding, learned positions, and the blocks of the ViTs beside it, with causal attention."""
 
 import torch
 from multiplication.data import ANSWER, LENGTH, VOCABULARY
+from small_vit import Block
 from torch import Tensor, nn
-from torch.nn import functional as F
-
-
-class Attention(nn.Module):
-    """Of each token to itself and those before it."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, tokens, dim = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, dim // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.proj(attended.transpose(1, 2).reshape(batch, tokens, dim))
-
-
-class Block(nn.Module):
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = Attention(dim, heads)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.fc1 = nn.Linear(dim, 4 * dim)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(4 * dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.fc2(self.act(self.fc1(self.norm2(x))))
 
 
 class Decoder(nn.Module):
@@ -45,7 +13,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(VOCABULARY, dim)
         self.positions = nn.Parameter(torch.randn(1, LENGTH, dim) * 0.02)
-        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(dim, heads, causal=True) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, VOCABULARY)
 

@@ -358,3 +358,34 @@ def test_shapes_of_codes() -> None:
     _, codes = model.integers([images().numpy()])
     for i, quantizer in enumerate(model.template.quantizers):
         assert codes[code_name(i)].size == np.prod(shape_of(quantizer.result))
+
+
+class NormedAttention(nn.Module):
+    """Q-ViT's: queries and keys are normalised over the head before they are quantized."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.qkv, self.proj = nn.LayerNorm(24), nn.Linear(24, 72), nn.Linear(24, 10)
+        self.q_norm, self.k_norm = nn.LayerNorm(12), nn.LayerNorm(12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm(x)).reshape(-1, 7, 3, 2, 12).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v)
+        return self.proj(attended.transpose(1, 2).reshape(-1, 7, 24)).mean(1)
+
+
+@pytest.mark.parametrize(("scheme", "bits"), [("best", 8), ("lin-shah", 3), ("i-vit", 8)])
+def test_normed_queries_and_keys(scheme: str, bits: int) -> None:
+    x = torch.randn(4, 7, 24, generator=torch.Generator().manual_seed(1))
+    model = prepare_qat(NormedAttention(), [x], scheme, weights=bits, activations=bits)
+    optimizer = torch.optim.AdamW(model.parameter_groups(1e-2, 0.05))
+    for _ in range(2):
+        F.cross_entropy(model.train()(x), torch.arange(4)).backward()
+        optimizer.step()
+    module = convert(model.eval())
+    (deployed,) = run_model(module, [x.numpy()]).values()
+    np.testing.assert_array_equal(model(x).detach().numpy(), deployed.astype(np.float32))
+    codes = run(module, [x.numpy()], function=QUANTIZE_INPUTS)
+    (by_c,) = load(module)(*codes.values())
+    np.testing.assert_array_equal(by_c, model.integers([x.numpy()])[1][model.template.outputs[0]])
