@@ -37,7 +37,7 @@ from qvit.tools.compiler import compile_model
 from qvit.tools.progress import progress
 from qvit.transforms.pipelines import SCHEMES
 
-BITS = {"fq-vit": "8/8/4", "p2-vit": "8/8/4", "p2-vit-mixed": "4/8/4"}
+BITS = {"fq-vit": "8/8/4", "p2-vit": "8/8/4", "p2-vit-mixed": "4/8/4", "lin-shah": "3/3"}
 """Weights/activations, /attention where it differs; 8/8 for the others."""
 PUBLISHED = "-published"
 OURS = [*SCHEMES, *(name + PUBLISHED for name, scheme in SCHEMES.items() if scheme.published)]
