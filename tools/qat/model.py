@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save  # pyright: ignore[reportUnknownVariableType]
+from safetensors.torch import save
 from torch import Tensor, nn
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import ReturnOp
