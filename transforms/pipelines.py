@@ -261,8 +261,11 @@ def at_bits(scheme: Scheme, weights: int, activations: int) -> Scheme:
         elif operand is not None:
             roles[role] = replace(operand, bits=activations)
     fit = Fit.MSE if weights < NARROW else scheme.quantization.weights.fit
-    quantizer = replace(scheme.quantization.weights, bits=weights, fit=fit)
-    return replace(scheme, quantization=replace(scheme.quantization, roles=roles, weights=quantizer, ends=8))
+    quantizer, mixed = replace(scheme.quantization.weights, bits=weights, fit=fit), scheme.quantization.mixed
+    if mixed is not None and mixed.wide.bits <= weights:
+        mixed = None  # no layer would be wider
+    changed = replace(scheme.quantization, roles=roles, weights=quantizer, mixed=mixed, ends=8)
+    return replace(scheme, quantization=changed)
 
 
 LIN_SHAH = at_bits(
@@ -276,16 +279,17 @@ LIN_SHAH = at_bits(
                 pixels=Quantizer(8),
                 attention=Quantizer(8, symmetric=True),
                 probabilities=Quantizer(8),
-                scores=None,  # softmax takes the sums of the product as they are: their scale is in its exponent
+                scores=Quantizer(8, symmetric=True),  # with a bias on them; else see raw_scores
                 function=Quantizer(4, symmetric=True, observer=Observer.MSE),  # 15 comparators, and a table of 16
                 hidden=Quantizer(8, observer=Observer.MSE),
             ),
             WeightQuantizer(8),
             rounding=Rounding.HALF_UP,  # a comparator takes what equals its threshold
+            raw_scores=True,  # the scale of a product is in the exponent of its softmax
         ),
         softmax="threshold-softmax",
         function="table",
-        layer_norm="threshold-layernorm",
+        layer_norm="threshold-layernorm+ln",  # the latter into the residual stream, as in BERT
         rounding="half_up",
         threshold=ThresholdPass(),
     ),

@@ -236,10 +236,11 @@ class _Rescue:
 
 @dataclass(frozen=True)
 class RescueChannelsPass(ModulePass):
-    """Give quantizers with a scale for each channel behind a layer normalisation one scale (RepQ-ViT).
+    """Give quantizers with a scale for each channel behind a layer normalisation one scale, so that they block no product.
 
-    Legal on modules with quantize and dequantize operations, in front of --delay-dequant, which such scales block. The codes
-    of the quantizer stay; weights in float are real-exact, quantized ones are quantized again with `allow-bounded` alone.
+    RepQ-ViT's re-parametrisation: gamma, beta and the weights behind take the ratios of the scales. Legal on modules
+    with quantize and dequantize operations, in front of --delay-dequant, which such scales block. The codes of the
+    quantizer stay; weights in float are real-exact, quantized ones are quantized again with `allow-bounded` alone.
     `report=FILE` writes what was done, and what still blocks and why, as JSON, and prints a short table on stderr.
     """
 

@@ -20,7 +20,7 @@ from qvit.dialects.types import element_of, integer_element, is_float, shape_of
 from qvit.dialects.weights import Weights
 from qvit.transforms.ptq.observers import Choice, Quantizer, choose
 from qvit.transforms.ptq.scheme import Quantization
-from qvit.transforms.ptq.sites import MOVES, Role, Site, channels, find_sites, mean_of, role, same_rows, use_role
+from qvit.transforms.ptq.sites import MOVES, Role, Site, channels, find_sites, mean_of, role, same_rows, sums, use_role
 from qvit.transforms.ptq.statistics import Statistics, joined, of_constant
 from qvit.transforms.ptq.weights import WeightCodes, WeightQuantizer, quantize_weights
 
@@ -164,7 +164,8 @@ def _quantize_site(
     made = [*site.producers, *site.constants]
     main = role(site)
     quantizer = quantization.quantizer(main, _names(made))
-    if quantizer is None:
+    raw = quantization.raw_scores and main is Role.SCORES and all(sums(p) for p in site.producers)
+    if quantizer is None or raw:
         return
     if any(use.operation in ends for use in site.uses):
         quantizer = replace(quantizer, bits=max(quantizer.bits, quantization.ends))

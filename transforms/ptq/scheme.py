@@ -61,7 +61,8 @@ class Quantization:
     from the outputs of layer normalisations into the weights behind them, 0 for none; smooth_to_powers: by powers of two.
     centre_keys: subtract from keys what is common to all tokens, which softmax does not see. rounding: of every quantizer.
     mixed: which layers have wider weights than `weights` is searched for on the samples. ends: the least bits of the
-    weights and operands of layers that take the model's input or make its result, which few bits harm most.
+    weights and operands of layers that take the model's input or make its result, which few bits harm most. raw_scores: a
+    softmax takes the sums of a product as they are, and scores have codes only where something else makes them.
     """
 
     roles: Mapping[Role, Quantizer]
@@ -72,6 +73,7 @@ class Quantization:
     rounding: Rounding = Rounding.HALF_EVEN
     mixed: Mixed | None = None
     ends: int = 0
+    raw_scores: bool = False
     overrides: tuple[Override, ...] = ()
 
     def quantizer(self, role: Role, names: Sequence[str]) -> Quantizer | None:

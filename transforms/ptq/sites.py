@@ -192,7 +192,7 @@ def use_role(site: Site, use: Use) -> Role | None:
             return None
         case ReturnOp():
             # a product's sums are an output as they are
-            return None if all(_sums(p) for p in site.producers) else Role.RESIDUAL
+            return None if all(sums(p) for p in site.producers) else Role.RESIDUAL
         case Conv2dOp() | LinearOp():
             if use.index != 0:
                 return None  # weights and biases have quantizers of their own
@@ -235,7 +235,7 @@ def _behind_product(value: SSAValue) -> bool:
     return isinstance(owner, PRODUCTS)
 
 
-def _sums(value: SSAValue) -> bool:
+def sums(value: SSAValue) -> bool:
     """Behind a product whose integer sums have a scale; those of a softmax are still to be divided by its own sums."""
     if not _behind_product(value):
         return False
@@ -247,7 +247,7 @@ def _sums(value: SSAValue) -> bool:
 
 def _role_behind(site: Site, op: Operation) -> Role | None:
     """Of a scaling: a product's sums take the factor into their scale and need no codes; others need them in front."""
-    return None if all(_sums(p) for p in site.producers) else Role.FUNCTION
+    return None if all(sums(p) for p in site.producers) else Role.FUNCTION
 
 
 PRECEDENCE = (
