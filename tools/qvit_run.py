@@ -47,7 +47,12 @@ def parser() -> argparse.ArgumentParser:
     add("--input", action="append", default=[], metavar="[NAME=]FILE", help="an input, by name or in order")
     add("--output", action="append", default=[], metavar="[NAME=]FILE", help="where a result goes, likewise")
     add("--backend", choices=BACKENDS, default="interpreter", help="what runs @main (default interpreter)")
-    add("--compare", type=_backends, metavar="A,B", help="run @main on both; fail at the first tensor that differs")
+    add(
+        "--compare",
+        type=_backends,
+        metavar="A,B,...",
+        help="run @main on all of these backends; fail at the first tensor that differs",
+    )
     add("--threads", type=int, default=1, metavar="N", help="that compute in the backend c (default 1)")
     add("--machine", default="", metavar="NAME|FILE", help="that the backend systolic simulates (default small)")
     add("--timeline", type=Path, metavar="FILE.json", help="what each unit did when, for ui.perfetto.dev")

@@ -201,8 +201,9 @@ def _run(args: argparse.Namespace) -> None:
                 results = _simulate(args, model.program, given)
             elif args.compare and stage.name == MAIN:
                 results, count = compared(module, given, args.compare, args.threads, machine)
-                what = "results" if "systolic" in args.compare else "tensors"
-                print(f"{' and '.join(args.compare)}: {count} {what} of @{MAIN} are equal")
+                what = "tensors" if "c" in args.compare and "interpreter" in args.compare else "results"
+                *others, last_one = args.compare
+                print(f"{', '.join(others)} and {last_one}: {count} {what} of @{MAIN} are equal")
             elif args.backend == "c" and stage.name == MAIN:
                 results = run_c(module, given, observe if args.trace else None, args.threads)
             elif args.backend == "systolic" and stage.name == MAIN:

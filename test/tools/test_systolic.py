@@ -68,6 +68,8 @@ def test_backends_that_agree(run: Tool, compiled: Path) -> None:
         said = run("model.mlir", "--input", "x.npy", "--compare", backends, "--output", "y.npy").succeeded()
         assert said == f"{' and '.join(backends.split(','))}: 1 results of @main are equal\n"
         np.testing.assert_array_equal(np.load("y.npy"), X.T)
+    said = run("model.mlir", "--input", "x.npy", "--compare", "interpreter,c,systolic", "--output", "y.npy").succeeded()
+    assert said == "interpreter, c and systolic: 3 tensors of @main are equal\n"
 
 
 def test_backends_that_differ(run: Tool, compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
