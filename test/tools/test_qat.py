@@ -389,3 +389,24 @@ def test_normed_queries_and_keys(scheme: str, bits: int) -> None:
     codes = run(module, [x.numpy()], function=QUANTIZE_INPUTS)
     (by_c,) = load(module)(*codes.values())
     np.testing.assert_array_equal(by_c, model.integers([x.numpy()])[1][model.template.outputs[0]])
+
+
+@pytest.mark.parametrize(("scheme", "bits", "tensors"), [("best", 4, 2), ("lin-shah", 3, 3), ("i-vit", 8, 3)])
+def test_scales_of_heads(scheme: str, bits: int, tensors: int) -> None:
+    """One for each of two heads of queries and keys (and values), learned apart, and deployed bit for bit."""
+    model = prepared(scheme, bits, per_head=True, learn=True)
+    heads = [step for step in model.template.steps if step.learned == (2,)]
+    assert len(heads) == tensors
+    before = [model.scale(step).detach().clone() for step in heads]
+    steps(model, 3)
+    for step, first in zip(heads, before, strict=True):
+        now = model.scale(step).detach()
+        assert len(now.unique()) == 2
+        ratios = (now / first).unique()
+        assert len(ratios) >= 2  # rounding may add some
+    module, x = convert(model.eval()), images(seed=3).numpy()
+    (deployed,) = run_model(module, [x]).values()
+    np.testing.assert_array_equal(model(torch.from_numpy(x)).detach().numpy(), deployed.astype(np.float32))
+    codes = run(module, [x], function=QUANTIZE_INPUTS)
+    (by_c,) = load(module)(*codes.values())
+    np.testing.assert_array_equal(by_c, model.integers([x])[1][model.template.outputs[0]])

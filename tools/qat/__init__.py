@@ -35,15 +35,18 @@ def prepare_qat(
     *,
     weights: int = 8,
     activations: int = 8,
+    per_head: bool = False,
     learn: bool | None = None,
 ) -> "QuantizedModel":
     """A torch model as one that trains on integers.
 
-    model: in evaluation mode, as torch.export.export takes it; it is not changed. samples: batches of its inputs, all of one
-    shape, which becomes the compiled one; from them come the first scales, and the zero points, which stay. scheme: a name
-    of `qvit.transforms.pipelines.SCHEMES`, or a scheme. weights, activations: bits, 2 to 8, of the weights and of what
-    products take; the first and last layers keep 8. learn: whether scales are trained (LSQ); by default everywhere but in
-    i-vit and i-bert, whose scales follow moving averages of ranges.
+    model: in evaluation mode, as torch.export.export takes it; it is not changed. samples: batches of its inputs, all of
+    one shape, which becomes the compiled one; from them come the first scales, and the zero points, which stay. scheme: a
+    name of `qvit.transforms.pipelines.SCHEMES`, or a scheme. weights, activations: bits, 2 to 8, of the weights and of
+    what products take; the first and last layers keep 8. per_head: queries and keys have a scale for each head (Q-ViT,
+    arXiv 2201.07703), and values too in lin-shah; without it each tensor has one, as Lin and Shah need it. learn: whether
+    scales are trained (LSQ); by default everywhere but in i-vit and i-bert, whose scales follow moving averages of
+    ranges.
 
     ImportRefused for a model that cannot be read, ValueError for a scheme or width that is unknown, DiagnosticException
     where something would stay in float.
@@ -68,7 +71,11 @@ def prepare_qat(
     arrays = [{name: x.detach().cpu().numpy() for name, x in zip(names, batch, strict=True)} for batch in batches]
     if learn is None:
         learn = scheme.name not in ("i-vit", "i-bert")
-    return prepare_module(module, arrays, at_bits(scheme, weights, activations), learn=learn)
+    scheme = at_bits(scheme, weights, activations)
+    if per_head:  # scores of several scales need codes before a softmax takes them
+        quantization = replace(scheme.quantization, per_head=True, raw_scores=False)
+        scheme = replace(scheme, quantization=quantization)
+    return prepare_module(module, arrays, scheme, learn=learn)
 
 
 def prepare_module(

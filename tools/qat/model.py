@@ -128,6 +128,8 @@ class QuantizedModel(nn.Module):
         if not self.learn and step.weights:
             return self._largest(step)
         log = self.steps[index]
+        if log.ndim and log.numel() != first.numel():  # one for each head
+            log = log.repeat_interleave(first.numel() // log.numel())
         if not self._power_of_two(step):
             return first * log.exp2()
         exponent = (first.log2() + log).round().detach()

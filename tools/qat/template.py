@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from math import gcd
 
 import numpy as np
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, FloatAttr, FunctionType, ModuleOp, StringAttr
@@ -26,11 +27,11 @@ from qvit.transforms.ptq.sites import MOVES
 class Step:
     """A scale, common to the quantizers and dequantizers `ops`.
 
-    initial: float32, one number or one for each index along `axis`; the scale is `initial` times 2^(what was learned), and
-    divided by the factors `below`, which stay. codes: of what it quantizes; zero_point: one number. weights: whether it is
-    the scale of a layer's weights: of these each is learned, of activations' scales that differ between channels only what
-    they have in common. fixed: whether it keeps its first value, as the scheme gave it, or as its codes have bits to spare.
-    src: the source node.
+    initial: float32, one number or one for each index along `axis`; the scale is `initial` times 2^(what was learned),
+    and divided by the factors `below`, which stay. codes: of what it quantizes; zero_point: one number. weights: whether
+    it is the scale of a layer's weights: of these each is learned, of activations one for each head, and where channels
+    have scales of their own only what these have in common. fixed: whether it keeps its first value, as the scheme gave
+    it, or as its codes have bits to spare. src: the source node.
     """
 
     src: str
@@ -45,7 +46,11 @@ class Step:
     @property
     def learned(self) -> tuple[int, ...]:
         """The shape of what is learned."""
-        return self.initial.shape if self.weights else ()
+        if self.weights or not self.initial.ndim:
+            return self.initial.shape
+        starts = np.flatnonzero(np.diff(self.initial)) + 1  # heads are runs of equal scales
+        width = gcd(len(self.initial), *starts.tolist())
+        return (len(self.initial) // width,) if width > 1 else ()
 
     @property
     def below(self) -> tuple[float, ...]:

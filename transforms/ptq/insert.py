@@ -10,7 +10,8 @@ from xdsl.ir import BlockArgument, Operation, SSAValue, Use
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from qvit.dialects.attributes import QParamsAttr, ScaleAttr, float_value
-from qvit.dialects.ops.products import Conv2dOp, LinearOp
+from qvit.dialects.ops.nonlinear import SoftmaxOp
+from qvit.dialects.ops.products import Conv2dOp, LinearOp, MatmulOp
 from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
 from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.provenance import describe, set_sources, sources
@@ -20,7 +21,19 @@ from qvit.dialects.types import element_of, integer_element, is_float, shape_of
 from qvit.dialects.weights import Weights
 from qvit.transforms.ptq.observers import Choice, Quantizer, choose
 from qvit.transforms.ptq.scheme import Quantization
-from qvit.transforms.ptq.sites import MOVES, Role, Site, channels, find_sites, mean_of, role, same_rows, sums, use_role
+from qvit.transforms.ptq.sites import (
+    MOVES,
+    Role,
+    Site,
+    channels,
+    find_sites,
+    heads_of,
+    mean_of,
+    role,
+    same_rows,
+    sums,
+    use_role,
+)
 from qvit.transforms.ptq.statistics import Statistics, joined, of_constant
 from qvit.transforms.ptq.weights import WeightCodes, WeightQuantizer, quantize_weights
 
@@ -178,14 +191,42 @@ def _quantize_site(
         choice = choice.of_mean(count)
     choices.tensors.append(_tensor_choice(site, main, quantizer, choice, seen))
     codes, rounding = quantizer.type, quantization.rounding
+    of_heads = _of_heads(site, seen, quantizer) if quantization.per_head and _scales_pass(site, quantization) else None
     for value in site.producers:
-        _behind(value, _params(value, choice), codes, rounding)
+        _behind(value, of_heads or _params(value, choice), codes, rounding)
     for value in site.constants:
         _constant(value, _params(value, choice), codes, rounding, weights)
     for use, its_role, its in narrower:
         its_choice = choose(seen, its)
         choices.tensors.append(_tensor_choice(site, its_role, its, its_choice, seen))
         _in_front(use, QParamsAttr.of(its_choice.scale, its_choice.zero_point), its.type, rounding)
+
+
+def _scales_pass(site: Site, quantization: Quantization) -> bool:
+    """Whether scales of heads reach a requantize: those of values do not where a softmax divides behind the product."""
+    if role(site) is not Role.ATTENTION:
+        return False
+    values = any(
+        use.index == 1 and isinstance(use.operation, MatmulOp) and isinstance(use.operation.lhs.owner, SoftmaxOp)
+        for use in site.uses
+    )
+    return not values or Role.PROBABILITIES in quantization.roles
+
+
+def _of_heads(site: Site, seen: Statistics, quantizer: Quantizer) -> QParamsAttr | None:
+    """A scale for each head, along the last axis of what the layers make; None where there are none."""
+    heads = heads_of(site)
+    if heads is None or not quantizer.symmetric or not seen.sample_rows.size:
+        return None
+    size = seen.sample_rows.shape[1] // heads
+    scales: list[float] = []
+    for head in range(heads):
+        mine = slice(head * size, (head + 1) * size)
+        low, high = float(seen.channel_low[mine].min()), float(seen.channel_high[mine].max())
+        scales.append(
+            choose(replace(seen, low=low, high=high, sample=seen.sample_rows[:, mine].ravel()), quantizer).scale
+        )
+    return QParamsAttr.of(np.repeat(np.array(scales, np.float32), size), 0, len(shape_of(site.producers[0])) - 1)
 
 
 def _params(value: SSAValue, choice: Choice) -> QParamsAttr:

@@ -62,7 +62,9 @@ class Quantization:
     centre_keys: subtract from keys what is common to all tokens, which softmax does not see. rounding: of every quantizer.
     mixed: which layers have wider weights than `weights` is searched for on the samples. ends: the least bits of the
     weights and operands of layers that take the model's input or make its result, which few bits harm most. raw_scores: a
-    softmax takes the sums of a product as they are, and scores have codes only where something else makes them.
+    softmax takes the sums of a product as they are, and scores have codes only where something else makes them. per_head:
+    queries and keys, and values where probabilities have codes, get a scale for each head (Q-ViT), if a linear layer makes
+    them and their codes are symmetric.
     """
 
     roles: Mapping[Role, Quantizer]
@@ -74,6 +76,7 @@ class Quantization:
     mixed: Mixed | None = None
     ends: int = 0
     raw_scores: bool = False
+    per_head: bool = False
     overrides: tuple[Override, ...] = ()
 
     def quantizer(self, role: Role, names: Sequence[str]) -> Quantizer | None:

@@ -159,6 +159,20 @@ def _keeps_last(op: Operation) -> bool:
             return True
 
 
+def heads_of(site: Site) -> int | None:
+    """Into how many heads a linear layer's results fall, of which a product of activations takes one at a time; None for others."""
+    operands = [use.operation.operands[use.index] for use in site.uses]
+    counts = {shape_of(v)[-3] if len(shape_of(v)) > 2 else 0 for v in operands}
+    if site.constants or len(counts) != 1 or not all(isinstance(use.operation, MatmulOp) for use in site.uses):
+        return None
+    (heads,), channels = counts, {shape_of(p)[-1] for p in site.producers}
+    if heads < 2 or len(channels) != 1 or not all(isinstance(p.owner, LinearOp) for p in site.producers):
+        return None
+    (width,) = channels
+    apart = any(shape_of(v)[-2:] == (heads, width // heads) for v in site.values if isinstance(v.owner, ReshapeOp))
+    return heads if width % heads == 0 and apart else None
+
+
 def mean_of(site: Site) -> int | None:
     """Of how many numbers a site is the mean; None for another site, or where not only layers, norms and the caller take it."""
     counts = {p.owner.count if isinstance(p.owner, ReduceMeanOp) else None for p in site.producers}
