@@ -20,6 +20,7 @@ made again when its recipe changes. Needs numpy, pillow, onnx, onnxruntime; NNCF
 """
 
 import argparse
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -435,8 +436,19 @@ def recipe_text(name: str) -> str:
 
 
 def make(names: Iterable[str] = RECIPES, cache: Path | None = None) -> dict[str, Path]:
-    """Make the named models, and what they are made from, unless they are there; -> their paths."""
-    cache = cache or default_cache()
+    """Make the named models, and what they are made from, unless they are there; -> their paths.
+
+    One process at a time: ONNX Runtime writes files of fixed names beside the model that it quantizes.
+    """
+    names, cache = list(names), cache or default_cache()
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
+        _make(names, cache)
+    return {name: paths(cache)[name] for name in names}
+
+
+def _make(names: Iterable[str], cache: Path) -> None:
     made = paths(cache)
     for name in names:
         recipe, target, text = RECIPES[name], made[name], recipe_text(name)
@@ -444,14 +456,13 @@ def make(names: Iterable[str] = RECIPES, cache: Path | None = None) -> dict[str,
         if target.exists() and stamp.exists() and stamp.read_text() == text:
             continue
         if recipe.source:
-            make([recipe.source], cache)
+            _make([recipe.source], cache)
         say(f"making {target}")
         with replacing(target) as temporary:
             recipe.build(temporary, cache, **recipe.options)
         # Last, so that a run that was stopped in between makes the model again.
         with replacing(stamp) as temporary:
             temporary.write_text(text)
-    return {name: made[name] for name in names}
 
 
 def main() -> None:
