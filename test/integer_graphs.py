@@ -188,8 +188,14 @@ class Builder:
     def clip(self) -> None:
         x = self.value()
         type = limits(x)
-        low, high = sorted(int(n) for n in self.rng.integers(max(type.lo, -200), min(type.hi, 200), 2, endpoint=True))
-        self.emit(ClipOp(x, self.one(low, None), self.one(high, None)))
+        axis, length = self.axis(shape_of(x))
+        ends = (max(type.lo, -200), min(type.hi, 200))
+        low, high = np.sort(
+            self.rng.integers(*ends, (2, *(() if length is None else (length,))), endpoint=True), axis=0
+        )
+        if length is None:
+            low, high = int(low), int(high)
+        self.emit(ClipOp(x, self.one(low, None), self.one(high, None), axis))
 
     def compare_and_select(self) -> None:
         x = self.value(32)

@@ -159,6 +159,16 @@ SINGLE = [
     ("clip", "qvit.clip %x {low = 3 : i64, high = 200 : i64}", "tensor<40xui8>"),
     ("clip_low", "qvit.clip %x {low = -9223372036854775807 : i64}", "tensor<40xi64>"),
     ("clip_nibbles", "qvit.clip %x {low = -7 : i64, high = 7 : i64}", "tensor<40xi4>"),
+    (
+        "clip_channels",
+        "qvit.clip %x {low = dense<[-7, 0, -8]> : tensor<3xi64>, high = dense<[-7, 6, 7]> : tensor<3xi64>, axis = 1 : i64}",
+        "tensor<9x3x2xi4>",
+    ),
+    (
+        "clip_unsigned_channels",
+        "qvit.clip %x {low = 2 : i64, high = dense<[255, 2]> : tensor<2xi64>, axis = 1 : i64}",
+        "tensor<90x2xui8>",
+    ),
     ("clip_floats", "qvit.clip %x {low = -0.1 : f64, high = 7.0 : f64}", "tensor<60xf32>"),
     ("clip_high", "qvit.clip %x {high = 0.1 : f64}", "tensor<60xf64>"),
     ("threshold", "qvit.threshold %x, %t lowest -4", "(tensor<9x3xi8>, tensor<7xi8>) -> tensor<9x3xi3>"),

@@ -66,7 +66,7 @@ def _layer_norm(op: LayerNormOp, x: list[Tensor]) -> Tensor:
 
 
 def _clip(op: ClipOp, x: list[Tensor]) -> Tensor:
-    low, high = op.bounds
+    low, high = (None if bound is None else float(bound) for bound in op.bounds)
     return x[0].clamp(low, high)
 
 

@@ -5,9 +5,22 @@ add, sub, mul, clip, compare and select take floats or integers; the rest are fl
 
 from abc import ABC
 from math import isfinite
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
-from xdsl.dialects.builtin import I64, Float64Type, FloatAttr, IntegerAttr, StringAttr, TensorType, f64, i32, i64
+import numpy as np
+from xdsl.dialects.builtin import (
+    I64,
+    DenseIntOrFPElementsAttr,
+    Float64Type,
+    FloatAttr,
+    IntegerAttr,
+    StringAttr,
+    TensorType,
+    f64,
+    i32,
+    i64,
+)
+from xdsl.interfaces import HasFolderInterface
 from xdsl.ir import Attribute, SSAValue
 from xdsl.irdl import (
     IRDLOperation,
@@ -23,8 +36,19 @@ from xdsl.irdl import (
 )
 from xdsl.traits import Commutative, Pure
 
+from qvit.dialects.attributes import Dense, dense, dense_array, vector_length, verify_axis
 from qvit.dialects.ops.checks import require, require_element, require_float, require_shape, takes_integers
-from qvit.dialects.types import BOOLEAN, broadcast_shapes, element_dtype, element_of, integer_of, is_float, shape_of
+from qvit.dialects.semantics.integers import Array
+from qvit.dialects.types import (
+    BOOLEAN,
+    broadcast_shapes,
+    element_dtype,
+    element_of,
+    integer_of,
+    is_float,
+    shape_of,
+    tensor_type,
+)
 
 
 class ArithmeticOp(IRDLOperation, ABC):
@@ -221,9 +245,15 @@ class ReluOp(FloatUnaryOp):
     traits = traits_def(Pure())
 
 
+Bound: TypeAlias = float | Array
+
+
 @irdl_op_definition
-class ClipOp(IRDLOperation):
+class ClipOp(IRDLOperation, HasFolderInterface):
     """y = min(max(x, low), high), either bound optional. Bounds of integers are integers in the range of their type.
+
+    Of integers a bound may also be a vector, one for each index of `axis`, as for heads that have fewer bits than their
+    type: `qvit.clip %x {low = dense<[-2, -4]> : tensor<2xi64>, high = 3 : i64, axis = 0 : i64} : tensor<2x17xi4>`.
 
     ```mlir
     %y = qvit.clip %x {low = -7 : i64, high = 7 : i64} : tensor<17x96xi4>
@@ -235,8 +265,9 @@ class ClipOp(IRDLOperation):
     T: ClassVar = VarConstraint("T", base(TensorType))
 
     input = operand_def(T)
-    low = opt_prop_def(FloatAttr[Float64Type] | IntegerAttr[I64])
-    high = opt_prop_def(FloatAttr[Float64Type] | IntegerAttr[I64])
+    low = opt_prop_def(FloatAttr[Float64Type] | IntegerAttr[I64] | DenseIntOrFPElementsAttr)
+    high = opt_prop_def(FloatAttr[Float64Type] | IntegerAttr[I64] | DenseIntOrFPElementsAttr)
+    axis = opt_prop_def(IntegerAttr.constr(i64))
     result = result_def(T)
 
     traits = traits_def(Pure())
@@ -244,35 +275,62 @@ class ClipOp(IRDLOperation):
     irdl_options = (ParsePropInAttrDict(),)
     assembly_format = "$input attr-dict `:` type($result)"
 
-    def __init__(self, input: SSAValue, low: float | None, high: float | None) -> None:
-        bounds = {name: bound for name, bound in (("low", low), ("high", high)) if bound is not None}
+    def __init__(self, input: SSAValue, low: Bound | None, high: Bound | None, axis: int | None = None) -> None:
         whole = integer_of(input) is not None
-        super().__init__(
-            operands=[input],
-            properties={n: IntegerAttr(int(b), i64) if whole else FloatAttr(b, f64) for n, b in bounds.items()},
-            result_types=[input.type],
-        )
+        properties: dict[str, Attribute] = {}
+        for name, bound in (("low", low), ("high", high)):
+            if isinstance(bound, np.ndarray):
+                properties[name] = dense(bound.astype(np.int64), i64)
+            elif bound is not None:
+                properties[name] = IntegerAttr(int(bound), i64) if whole else FloatAttr(bound, f64)
+        if axis is not None and any(isinstance(bound, np.ndarray) for bound in (low, high)):
+            properties["axis"] = IntegerAttr(axis, i64)
+        super().__init__(operands=[input], properties=properties, result_types=[input.type])
 
     @property
-    def bounds(self) -> tuple[float | None, float | None]:
-        """(low, high), None for one that is not given."""
-        low, high = (None if bound is None else bound.value.data for bound in (self.low, self.high))
+    def bounds(self) -> tuple[Bound | None, Bound | None]:
+        """(low, high), None for one that is not given; a vector has as many dimensions as the input, and broadcasts."""
+        low, high = map(self._bound, (self.low, self.high))
         return low, high
+
+    def _bound(self, bound: Dense | FloatAttr[Float64Type] | IntegerAttr[I64] | None) -> Bound | None:
+        if bound is None or isinstance(bound, FloatAttr | IntegerAttr):
+            return None if bound is None else bound.value.data
+        axis = self.axis.value.data if self.axis is not None else 0
+        return dense_array(bound).reshape([-1 if i == axis else 1 for i in range(len(shape_of(self.input)))])
 
     def verify_(self) -> None:
         element_dtype(element_of(self.input))
-        codes = integer_of(self.input)
+        codes, vectors = integer_of(self.input), 0
         for name, bound in (("low", self.low), ("high", self.high)):
             if bound is None:
                 continue
-            number = bound.value.data
             if codes is None:
-                require(isinstance(bound, FloatAttr) and isfinite(number), f"{name}: expected a float, found {bound}")
-            else:
-                fits = isinstance(bound, IntegerAttr) and codes.lo <= number <= codes.hi
-                require(fits, f"{name}: expected an integer of {codes} ({codes.lo}..{codes.hi}), found {bound}")
+                found = isinstance(bound, FloatAttr) and isfinite(bound.value.data)
+                require(found, f"{name}: expected a float, found {bound}")
+                continue
+            fits = not isinstance(bound, FloatAttr)
+            if isinstance(bound, DenseIntOrFPElementsAttr):
+                require(bound.get_element_type() == i64, f"{name}: expected a vector of i64, found {bound.type}")
+                axis = 0 if self.axis is None else self.axis.value.data
+                verify_axis(axis, vector_length(bound), tensor_type(self.input), name)
+                fits, vectors = bool(((dense_array(bound) >= codes.lo) & (dense_array(bound) <= codes.hi)).all()), 1
+            elif isinstance(bound, IntegerAttr):
+                fits = codes.lo <= bound.value.data <= codes.hi
+            require(fits, f"{name}: expected an integer of {codes} ({codes.lo}..{codes.hi}), found {bound}")
+        require(bool(vectors) == (self.axis is not None), "axis must be given exactly when a bound is a vector")
         low, high = self.bounds
-        require(low is None or high is None or low <= high, f"bounds: expected low <= high, found {low} and {high}")
+        ordered = low is None or high is None or bool(np.all(np.less_equal(low, high)))
+        require(ordered, f"bounds: expected low <= high, found {low} and {high}")
+
+    def fold(self) -> list[SSAValue | Attribute] | None:
+        """x => x where all codes of the type are in the bounds. bit-exact."""
+        codes, (low, high) = integer_of(self.input), self.bounds
+        if codes is None:
+            return None
+        open_below = low is None or bool(np.all(np.equal(low, codes.lo)))
+        open_above = high is None or bool(np.all(np.equal(high, codes.hi)))
+        return [self.input] if open_below and open_above else None
 
 
 @irdl_op_definition

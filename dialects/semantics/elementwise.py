@@ -64,8 +64,8 @@ def compare(a: Array, b: Array, predicate: str) -> Array:
     return COMPARISONS[predicate](a, b).astype(np.uint8)
 
 
-def clip(x: Array, low: float | None, high: float | None) -> Array:
-    """min(max(x, low), high) in x's type, without a bound that is None. A NaN stays one."""
+def clip(x: Array, low: float | Array | None, high: float | Array | None) -> Array:
+    """min(max(x, low), high) in x's type, without a bound that is None; bounds broadcast. A NaN stays one."""
     if low is not None:
         x = np.maximum(x, np.array(low, x.dtype))
     return x if high is None else np.minimum(x, np.array(high, x.dtype))

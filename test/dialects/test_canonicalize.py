@@ -101,6 +101,13 @@ def check(body: Sequence[str] | str, left: list[str]) -> ModuleOp:
         ("%y = qvit.concat %a, %b axis 0 : (tensor<2xi8>, tensor<3xi8>) -> tensor<5xi8>", ["concat"]),
         ("%y = qvit.broadcast %a : tensor<2x3xi8> -> tensor<2x3xi8>", []),
         ("%y = qvit.broadcast %a : tensor<3xi8> -> tensor<2x3xi8>", ["broadcast"]),
+        # clip: all codes of the type are in the bounds, or not
+        ("%y = qvit.clip %a : tensor<2x3xi8>", []),
+        ("%y = qvit.clip %a {low = -128 : i64, high = 127 : i64} : tensor<2x3xi8>", []),
+        ("%y = qvit.clip %a {high = dense<[7, 7, 7]> : tensor<3xi64>, axis = 1 : i64} : tensor<2x3xi4>", []),
+        ("%y = qvit.clip %a {high = dense<[7, 7, 6]> : tensor<3xi64>, axis = 1 : i64} : tensor<2x3xi4>", ["clip"]),
+        ("%y = qvit.clip %a {low = 1 : i64} : tensor<2x3xui8>", ["clip"]),
+        ("%y = qvit.clip %a : tensor<2x3xf32>", ["clip"]),
         # requantize: everything the same, or one thing not
         ("%y = qvit.requantize %a by #qvit.real<1.0> : tensor<9xi8> -> tensor<9xi8>", []),
         ("%y = qvit.requantize %a by #qvit.pot<0> : tensor<9xi8> -> tensor<9xi8>", []),

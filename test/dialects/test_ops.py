@@ -108,6 +108,8 @@ FORMS = """
 %y = qvit.clip %x {low = 5.000000e-01 : f64} : tensor<4xf32>
 %y = qvit.clip %x : tensor<4xi8>
 %y = qvit.clip %x {qvit.src = ["a"], low = -8 : i64, high = -8 : i64} : tensor<4xi4>
+%y = qvit.clip %x {low = dense<[-8, 0]> : tensor<2xi64>, axis = 1 : i64} : tensor<3x2xi4>
+%y = qvit.clip %x {low = dense<[0, 5]> : tensor<2xi64>, high = dense<[0, 7]> : tensor<2xi64>, axis = 0 : i64} : tensor<2xui3>
 %y = qvit.compare %a, %b {predicate = "ne"} : (tensor<ui1>, tensor<4xui1>) -> tensor<4xui1>
 %y = qvit.compare %a, %b {qvit.src = ["a"], predicate = "ge"} : (tensor<4xf32>, tensor<4xf32>) -> tensor<4xui1>
 %y = qvit.select %c, %a, %b : (tensor<ui1>, tensor<2x1xi8>, tensor<3xi8>) -> tensor<2x3xi8>
@@ -308,6 +310,16 @@ CONSTRUCTED: list[tuple[tuple[str, ...], Callable[..., Operation], str]] = [
         ("2xui2",),
         lambda x: elementwise.ClipOp(x, 1, 3),
         "qvit.clip %1 {low = 1 : i64, high = 3 : i64} : tensor<2xui2>",
+    ),
+    (
+        ("3x2xi4",),
+        lambda x: elementwise.ClipOp(x, np.array([-2, -8]), 3, 1),
+        "qvit.clip %1 {low = dense<[-2, -8]> : tensor<2xi64>, high = 3 : i64, axis = 1 : i64} : tensor<3x2xi4>",
+    ),
+    (
+        ("3x2xi4",),
+        lambda x: elementwise.ClipOp(x, None, 3, 1),
+        "qvit.clip %1 {high = 3 : i64} : tensor<3x2xi4>",
     ),
     (("2xf32",), lambda x: elementwise.ClipOp(x, None, 3), "qvit.clip %1 {high = 3.000000e+00 : f64} : tensor<2xf32>"),
     (
@@ -869,6 +881,22 @@ RULES = r"""
     high: expected an integer of i4 (-8..7), found 8 : i64
 %y = qvit.clip %x {low = 1.0 : f64} : tensor<4xi4>
     low: expected an integer of i4 (-8..7), found 1.000000e+00 : f64
+%y = qvit.clip %x {low = dense<[-2, -9]> : tensor<2xi64>, axis = 0 : i64} : tensor<2xi4>
+    low: expected an integer of i4 (-8..7), found dense<[-2, -9]>
+%y = qvit.clip %x {low = dense<[1, 2]> : tensor<2xi64>, high = 1 : i64, axis = 0 : i64} : tensor<2xi4>
+    bounds: expected low <= high, found [1 2] and 1
+%y = qvit.clip %x {low = dense<[1, 2]> : tensor<2xi32>, axis = 0 : i64} : tensor<2xi4>
+    low: expected a vector of i64, found tensor<2xi32>
+%y = qvit.clip %x {low = dense<[1.0, 2.0]> : tensor<2xf64>, axis = 0 : i64} : tensor<2xf32>
+    low: expected a float, found
+%y = qvit.clip %x {low = dense<[1, 2]> : tensor<2xi64>, axis = 1 : i64} : tensor<2x3xi4>
+    low: dimension 1 of tensor<2x3xi4> has 3 elements, the vector has 2
+%y = qvit.clip %x {low = dense<[1, 2]> : tensor<2xi64>, axis = 2 : i64} : tensor<2x3xi4>
+    low: axis 2 is outside the 2 dimensions
+%y = qvit.clip %x {low = dense<[1, 2]> : tensor<2xi64>} : tensor<2x3xi4>
+    axis must be given exactly when a bound is a vector
+%y = qvit.clip %x {low = 1 : i64, axis = 0 : i64} : tensor<2x3xi4>
+    axis must be given exactly when a bound is a vector
 %y = qvit.clip %x : tensor<4xf16>
     element type f16 is none of f32, f64, i1..i64, ui1..ui32
 %y = qvit.compare %a, %b {predicate = "slt"} : (tensor<4xf32>, tensor<4xf32>) -> tensor<4xui1>

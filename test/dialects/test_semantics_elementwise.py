@@ -237,6 +237,14 @@ def test_clip_of_codes(bounds: tuple[int, int]) -> None:
     assert found.tolist() == [oracle.saturated(code, bounds) for code in codes.tolist()]
 
 
+def test_clip_of_codes_by_channels() -> None:
+    codes = np.arange(-128, 128, dtype=np.int8)
+    x, bounds = np.stack([codes] * 3, axis=1), [(-2, 1), (-128, 127), (5, 5)]
+    found = clip(x, np.array([low for low, _ in bounds]), np.array([[high for _, high in bounds]]))
+    assert found.dtype == np.int8
+    assert found.T.tolist() == [[oracle.saturated(code, bound) for code in codes.tolist()] for bound in bounds]
+
+
 @pytest.mark.parametrize("codes", [IntType(2), I8, UI32, I64], ids=str)
 def test_argmax(codes: IntType) -> None:
     rng = np.random.default_rng(codes.bits)

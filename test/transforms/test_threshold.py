@@ -1,6 +1,7 @@
 """--threshold: the codes of comparators are those of requantize, for every operand; and its report."""
 
 import json
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -69,6 +70,66 @@ def test_before_and_after(form: str, rest: str, rounding: Rounding, result: str)
     module.verify()
     assert report.rewritten == 1
     assert any(isinstance(op, ThresholdOp) for op in module.walk())
+    np.testing.assert_array_equal(run(module, [x], integers_only=True)["output0"], before)
+
+
+BOUNDS = [
+    "{low = -2 : i64}",
+    "{low = -1 : i64, high = 1 : i64}",
+    "{high = dense<[3, -4, 0]> : tensor<3xi64>, axis = 1 : i64}",
+    "{low = dense<[-2, -1, 3]> : tensor<3xi64>, high = dense<[1, 2, 3]> : tensor<3xi64>, axis = 1 : i64}",
+]
+
+
+@pytest.mark.parametrize("bounds", BOUNDS)
+@pytest.mark.parametrize("vector", [False, True], ids=["one set", "a set for each"])
+@pytest.mark.parametrize("product", ["sums", "codes"])
+def test_bounds_of_codes(bounds: str, vector: bool, product: str) -> None:
+    form, axis = ("[0.01, 0.3, 1.7]", "axis 1") if vector else ("0.3", "")
+    inputs, body = {"%x": "tensor<64x3xi16>"}, []
+    if product == "sums":  # of 32 bits: how large they are is known from what makes them
+        inputs, source, held = {"%a": "tensor<64x5xi8>", "%w": "tensor<3x5xi8>"}, "%x", "i32"
+        body = [
+            "%b = qvit.constant dense<[1000, -1000, 0]> : tensor<3xi32>",
+            "%x = qvit.linear %a, %w, %b : (tensor<64x5xi8>, tensor<3x5xi8>, tensor<3xi32>) -> tensor<64x3xi32>",
+        ]
+    else:
+        source, held = "%x", "i16"
+    body += [
+        f"%y = qvit.requantize {source} by #qvit.real<{form}> {axis} rounding half_up : tensor<64x3x{held}> -> tensor<64x3xi3>",
+        f"%z = qvit.clip %y {bounds} : tensor<64x3xi3>",
+    ]
+    module = parse(function(body, inputs))
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(-128, 128, s).astype(np.int8) for s in ((64, 5), (3, 5))]
+    arrays = arrays if product == "sums" else [rng.integers(-40, 40, (64, 3)).astype(np.int16)]
+    before = run(module, arrays)["output0"]
+    assert to_thresholds(module).rewritten == 1
+    names = [op.name for op in module.walk()]
+    assert "qvit.clip" not in names
+    np.testing.assert_array_equal(run(module, arrays, integers_only=True)["output0"], before)
+
+
+@pytest.mark.parametrize(
+    ("held", "form", "axis", "why"),
+    [
+        ("i32", "0.25", "", "thresholds that none reaches are 1073741824"),
+        ("i16", "[0.5, 0.25]", "axis 0", r"thresholds and bounds lie along different axes, \[0, 1\]"),
+    ],
+)
+def test_bounds_that_stay(held: str, form: str, axis: str, why: str) -> None:
+    body = [
+        f"%y = qvit.requantize %x by #qvit.real<{form}> {axis} : tensor<2x3x{held}> -> tensor<2x3xi3>",
+        "%z = qvit.clip %y {high = dense<[3, -4, 0]> : tensor<3xi64>, axis = 1 : i64} : tensor<2x3xi3>",
+    ]
+    module = parse(function(body, {"%x": f"tensor<2x3x{held}>"}))
+    x = np.arange(-3, 3).reshape(2, 3).astype(f"int{held[1:]}")
+    before = run(module, [x])["output0"]
+    found = to_thresholds(module)
+    assert found.rewritten == 1
+    (remark,) = found.left
+    assert remark.rule == "clip-of-threshold"
+    assert re.search(why, remark.reason)
     np.testing.assert_array_equal(run(module, [x], integers_only=True)["output0"], before)
 
 

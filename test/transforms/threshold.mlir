@@ -51,6 +51,32 @@ func.func @dyadic(%x: tensor<5xi32>) -> tensor<5xi2> {
 
 // -----
 
+// Bounds of channels: a threshold that all reach, or none does, for what a channel has no code for.
+// CHECK-LABEL: func.func @clip
+// CHECK: dense<[-14, -10, -6, -2, 2, 6, 10]> : tensor<7xi32>
+// CHECK: %[[T:.*]] = qvit.constant dense<[[-1073741824, -1073741824, -6, -2, 2, 1073741824, 1073741824], [-14, -10, -6, -2, 2, 6, 1073741824]]> : tensor<2x7xi32>
+// CHECK: qvit.threshold %x, %[[T]] lowest -4 axis 1 : (tensor<5x2xi16>, tensor<2x7xi32>) -> tensor<5x2xi3>
+// CHECK-NOT: qvit.clip
+func.func @clip(%x: tensor<5x2xi16>) -> tensor<5x2xi3> {
+  %y = qvit.requantize %x by #qvit.real<0.25> rounding half_up : tensor<5x2xi16> -> tensor<5x2xi3>
+  %z = qvit.clip %y {low = dense<[-2, -4]> : tensor<2xi64>, high = dense<[1, 2]> : tensor<2xi64>, axis = 1 : i64} : tensor<5x2xi3>
+  func.return %z : tensor<5x2xi3>
+}
+
+// -----
+
+// An operand that may reach any threshold of 32 bits.
+// CHECK-LABEL: func.func @clip_of_any
+// CHECK: qvit.threshold
+// CHECK: qvit.clip
+func.func @clip_of_any(%x: tensor<5xi32>) -> tensor<5xi3> {
+  %y = qvit.requantize %x by #qvit.real<0.25> rounding half_up : tensor<5xi32> -> tensor<5xi3>
+  %z = qvit.clip %y {high = 2 : i64} : tensor<5xi3>
+  func.return %z : tensor<5xi3>
+}
+
+// -----
+
 // Thresholds that no 32-bit number holds.
 // CHECK-LABEL: func.func @far
 // CHECK: tensor<1xi64>

@@ -186,7 +186,7 @@ class Clip(IntegerRule):
             nearest = round_fraction(Fraction(bound) / wanted.scale, op.rounding.data) + wanted.zero_point
             return min(max(nearest, wanted.type.lo), wanted.type.hi)
 
-        low, high = map(code, clip.bounds)
+        low, high = (code(None if bound is None else float(bound)) for bound in clip.bounds)
         codes = _requantized(dq, op)
         return Rewrite([codes, ClipOp(codes.result, low, high)], [dq, clip])
 

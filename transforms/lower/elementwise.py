@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from typing import TypeAlias
 
+import numpy as np
 from xdsl.dialects import arith, math
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Attribute, Operation, SSAValue
 
 from qvit.dialects.ops.elementwise import (
     AddOp,
     ArithmeticOp,
+    Bound,
     ClipOp,
     CompareOp,
     DivOp,
@@ -50,16 +52,21 @@ def arithmetic(s: Stage, op: ArithmeticOp | FloatBinaryOp, a: SSAValue, b: SSAVa
 
 def clip(s: Stage, op: ClipOp, x: SSAValue) -> SSAValue:
     element, (low, high) = element_of(op.result), op.bounds
-    k = Kernel(s, element, len(shape_of(op.result)))
+    axis = None if op.axis is None else op.axis.value.data
+    k = Kernel(s, element, len(shape_of(op.result)), axis=axis)
     y = k.read(x)
+
+    def bound(number: Bound, type: Attribute) -> SSAValue:
+        return k.parameter(np.ravel(number).tolist(), type)
+
     if (integer := int_type(element)) is None:
-        y = y if low is None else k.emit(arith.MaximumfOp(y, k.constant(low, element)))
-        y = y if high is None else k.emit(arith.MinimumfOp(y, k.constant(high, element)))
+        y = y if low is None else k.emit(arith.MaximumfOp(y, bound(low, element)))
+        y = y if high is None else k.emit(arith.MinimumfOp(y, bound(high, element)))
         return k.finish_new(y, shape_of(op.result))
     wide = code(k, y, integer)
     y, word = wide.value, IntType(wide.bits)
-    y = y if low is None else k.emit(arith.MaxSIOp(y, k.constant(low, wide.value.type)))
-    y = y if high is None else k.emit(arith.MinSIOp(y, k.constant(high, wide.value.type)))
+    y = y if low is None else k.emit(arith.MaxSIOp(y, bound(low, wide.value.type)))
+    y = y if high is None else k.emit(arith.MinSIOp(y, bound(high, wide.value.type)))
     return k.finish_new(resize(k, y, word, integer.bits), shape_of(op.result))
 
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from xdsl.ir import SSAValue
 
 from qvit.backends.c.emitters.products import Wrapping
-from qvit.backends.c.loops import Access, At, broadcast, dense, nest, shared
+from qvit.backends.c.loops import Access, At, broadcast, dense, nest, shared, vector
 from qvit.backends.c.step import Context, Share, Step, c_type, literal, type_of
 from qvit.dialects.ops.elementwise import AddOp, ClipOp, CompareOp, MulOp, SelectOp, SubOp
 from qvit.dialects.ops.nonlinear import ArgmaxOp, ReduceSumOp
@@ -27,14 +28,21 @@ def arithmetic(_: Context, op: AddOp | SubOp | MulOp) -> Step:
 
 
 def clip(_: Context, op: ClipOp) -> Step:
-    held = type_of(op.input)
-    low, high = op.bounds
-    lo, hi = (literal(int(end if bound is None else bound)) for bound, end in ((low, held.lo), (high, held.hi)))
+    held, shape = type_of(op.input), shape_of(op.result)
+    axis = None if op.axis is None else op.axis.value.data
+    ends = {"low": held.lo, "high": held.hi}
+    bounds = {name: ends[name] if bound is None else bound for name, bound in zip(ends, op.bounds, strict=True)}
+    vectors = {
+        name: bound.ravel().astype(held.dtype) for name, bound in bounds.items() if isinstance(bound, np.ndarray)
+    }
 
     def body(at: At) -> str:
-        return f"y[{at['y']}] = ({c_type(held)})qk_clamp((int64_t)x[{at['x']}], {lo}, {hi});"
+        low, high = (f"{n}[{at[n]}]" if n in vectors else literal(int(bounds[n])) for n in ends)
+        return f"y[{at['y']}] = ({c_type(held)})qk_clamp((int64_t)x[{at['x']}], {low}, {high});"
 
-    return _elementwise(op, {"x": op.input}, op.result, body)
+    accesses = {"x": dense(shape), "y": dense(shape), **dict.fromkeys(vectors, vector(axis, len(shape)))}
+    text, share = shared(shape, accesses, body)
+    return Step((op,), {"x": op.input}, {"y": op.result}, text, vectors, share=share)
 
 
 def compare(_: Context, op: CompareOp) -> Step:
@@ -56,7 +64,7 @@ def select(_: Context, op: SelectOp) -> Step:
 
 
 def _elementwise(
-    op: AddOp | SubOp | MulOp | ClipOp | CompareOp | SelectOp,
+    op: AddOp | SubOp | MulOp | CompareOp | SelectOp,
     operands: dict[str, SSAValue],
     result: SSAValue,
     body: Callable[[At], str],

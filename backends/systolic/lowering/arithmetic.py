@@ -13,7 +13,7 @@ from qvit.backends.systolic.lowering.tensors import Home, Matrix, View
 from qvit.backends.systolic.lowering.vectors import Tile, rows_of
 from qvit.dialects.ops.elementwise import AddOp, ClipOp, CompareOp, MulOp, SelectOp, SubOp
 from qvit.dialects.ops.nonlinear import ReduceSumOp
-from qvit.dialects.semantics.integers import IntType
+from qvit.dialects.semantics.integers import Array, IntType
 from qvit.dialects.types import shape_of
 
 ARITHMETIC = (AddOp, SubOp, MulOp, ClipOp, CompareOp, SelectOp, ReduceSumOp)
@@ -31,8 +31,8 @@ _RELATIONS = {
 }
 """(instruction, with its operands exchanged, then the opposite of it)"""
 
-_Side = SSAValue | int
-"""An operand: a tensor or one number."""
+_Side = SSAValue | Array
+"""An operand: a tensor, or numbers that broadcast against the result."""
 
 
 def arithmetic(b: Builder, op: Operation) -> None:
@@ -64,12 +64,12 @@ def _tile(b: Builder, op: Operation, tile: Tile, target: Place, shape: Sequence[
             sides: tuple[_Side, _Side] = (op.rhs, op.lhs) if exchanged else (op.lhs, op.rhs)
             _emit(b, operation, sides, tile, target, shape)
             if opposite:
-                _emit(b, Arithmetic.EQ, (target, 0), tile, target, shape)
+                _emit(b, Arithmetic.EQ, (target, np.array(0)), tile, target, shape)
         case ClipOp():
             low, high = op.bounds
-            _emit(b, Arithmetic.MAX, (op.input, tile.type.lo if low is None else int(low)), tile, target, shape)
+            _emit(b, Arithmetic.MAX, (op.input, np.array(tile.type.lo if low is None else low)), tile, target, shape)
             if high is not None:
-                _emit(b, Arithmetic.MIN, (target, int(high)), tile, target, shape)
+                _emit(b, Arithmetic.MIN, (target, np.array(high)), tile, target, shape)
         case SelectOp():
             condition, left, right = op.operands
             mask = rows_of(b, b.view(condition).broadcast(shape), tile)
@@ -92,7 +92,7 @@ def _emit(
     for side in sides:
         if isinstance(side, Place):
             found.append((side, tile.type))
-        elif isinstance(side, int):
+        elif isinstance(side, np.ndarray):
             found.append((rows_of(b, _constant(b, side, tile.type, shape), tile), tile.type))
         else:
             found.append((rows_of(b, b.view(side).broadcast(shape), tile), element(side)))
@@ -115,12 +115,14 @@ def _emit(
     b.emit(Arith, values, places, (a, other, *(() if mask is None else (mask,))), (target,))
 
 
-def _constant(b: Builder, number: int, held: IntType, shape: Sequence[int]) -> View:
-    """A number in all places."""
-    columns = shape[-1] if shape else 1
-    content = np.full(columns, number, held.dtype).view(np.uint8)
-    home = Home("number", columns, held, None, b.stored(content))
-    return View.of(home, (columns,)).broadcast(shape if shape else (1,))
+def _constant(b: Builder, numbers: Array, held: IntType, shape: Sequence[int]) -> View:
+    """Numbers in all places: whole rows are stored, and what lies in front of the axis of a vector repeats."""
+    whole = tuple(shape) or (1,)
+    first = next((i for i, d in enumerate(numbers.shape[:-1]) if d > 1), len(whole) - 1)
+    kept = whole[first:]
+    content = np.ascontiguousarray(np.broadcast_to(numbers, whole)[(0,) * first], held.dtype)
+    home = Home("numbers", content.size, held, None, b.stored(content.ravel().view(np.uint8)))
+    return View.of(home, kept).broadcast(whole)
 
 
 def _reduce_sum(b: Builder, op: ReduceSumOp) -> None:

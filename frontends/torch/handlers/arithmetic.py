@@ -75,7 +75,8 @@ def _silu(node: Node) -> Value:
 
 def _clamp(node: Node) -> Value:
     low, high = node.argument("min"), node.argument("max")
-    return node.emit(ClipOp(node.float_tensor("self"), *(None if v is None else float(v) for v in (low, high))))
+    low, high = (None if bound is None else float(bound) for bound in (low, high))
+    return node.emit(ClipOp(node.float_tensor("self"), low, high))
 
 
 def _hardtanh(node: Node) -> Value:
