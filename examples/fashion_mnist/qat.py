@@ -4,7 +4,9 @@
 
 Starts at vit.safetensors, writes qat_<bits>.safetensors, then runs all 10,000 test images through the model that was trained
 and through C, and counts logits that differ. `--bits 32` trains the float model as long and at the same rates, to compare
-with. Resumable; one thread and fixed seeds. `--evaluate` only compares what is there.
+with. `--budget 0.735` lets each head learn how many bits it has, and brings their bit operations down to that part of what
+`--bits` in all heads would cost (0.735 of 4: as much as 3 in all of them). Resumable; one thread and fixed seeds. `--evaluate`
+only compares what is there.
 """
 
 import argparse
@@ -31,6 +33,8 @@ from qvit.tools.qat.model import QuantizedModel
 HERE = Path(__file__).parent
 BATCH = 128
 CALIBRATION = 8  # batches
+PRICE = 1.0
+"""Of bit operations beyond the budget, in the loss: about what a bit is worth to it, so that heads differ in what they keep."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,13 @@ def float_model() -> ViT:
     return model.eval()
 
 
-def prepared(bits: int, train_set: tuple[Tensor, Tensor]) -> nn.Module:
+def prepared(bits: int, train_set: tuple[Tensor, Tensor], learn_widths: bool = False) -> nn.Module:
     """The model that trains: quantized with the first training images as samples."""
     if bits == 32:
         return float_model()
     samples = list(train_set[0][: CALIBRATION * BATCH].split(BATCH))
-    return prepare_qat(float_model(), samples, RECIPES[bits].scheme, weights=bits, activations=bits)
+    scheme = RECIPES[bits].scheme
+    return prepare_qat(float_model(), samples, scheme, weights=bits, activations=bits, learn_widths=learn_widths)
 
 
 def predict(model: nn.Module, x: Tensor) -> Tensor:
@@ -82,7 +87,9 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
     return 100 * float((logits.argmax(1) == labels).double().mean())
 
 
-def train(model: nn.Module, recipe: Recipe, train_set: tuple[Tensor, Tensor], checkpoint: Path) -> None:
+def train(
+    model: nn.Module, recipe: Recipe, train_set: tuple[Tensor, Tensor], checkpoint: Path, budget: float | None = None
+) -> None:
     """AdamW with a one-cycle rate and label smoothing, as train.py; the last finished epoch lies in `checkpoint`."""
     pixels, labels = train_set
     steps = len(pixels) // BATCH
@@ -108,6 +115,8 @@ def train(model: nn.Module, recipe: Recipe, train_set: tuple[Tensor, Tensor], ch
         start, total = time.process_time(), 0.0
         for step, batch in enumerate(order[: steps * BATCH].split(BATCH)):
             loss = F.cross_entropy(model(augment(pixels[batch], generator)), labels[batch], label_smoothing=0.05)
+            if budget is not None:
+                loss = loss + PRICE * F.relu(model.bit_operations() - budget)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -147,21 +156,25 @@ def trained_integers(model: QuantizedModel, x: Tensor) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bits", type=int, choices=RECIPES, required=True)
+    parser.add_argument("--budget", type=float, help="learn the widths of heads: bit operations, over those of --bits")
     parser.add_argument("--data", type=Path, default=HERE / "data")
-    parser.add_argument("--output", type=Path, help="default: qat_<bits>.safetensors beside this file")
-    parser.add_argument("--checkpoint", type=Path, help="default: qat_<bits>.pt in the current folder")
+    parser.add_argument(
+        "--output", type=Path, help="default: qat_<bits>.safetensors or qat_<bits>_widths.safetensors beside this file"
+    )
+    parser.add_argument("--checkpoint", type=Path, help="default: as the output, .pt, in the current folder")
     parser.add_argument("--evaluate", action="store_true", help="compare what was trained before")
     args = parser.parse_args()
-    output = args.output or HERE / f"qat_{args.bits}.safetensors"
+    name = f"qat_{args.bits}" if args.budget is None else f"qat_{args.bits}_widths"
+    output = args.output or HERE / f"{name}.safetensors"
     torch.manual_seed(0)
     torch.set_num_threads(1)  # sums in the same order on every machine with the same vector width
 
     train_set, (x, labels) = images(args.data, "train"), images(args.data, "t10k")
     print(f"float        {accuracy(predict(float_model(), x), labels):.2f} %", flush=True)
-    model = prepared(args.bits, train_set)
+    model = prepared(args.bits, train_set, args.budget is not None)
     if not args.evaluate:
         print(f"before       {accuracy(predict(model, x), labels):.2f} %", flush=True)
-        train(model, RECIPES[args.bits], train_set, args.checkpoint or Path(f"qat_{args.bits}.pt"))
+        train(model, RECIPES[args.bits], train_set, args.checkpoint or Path(f"{name}.pt"), args.budget)
         if isinstance(model, QuantizedModel):
             model.save(output)
     elif isinstance(model, QuantizedModel):
@@ -170,6 +183,12 @@ def main() -> None:
     print(f"trained      {accuracy(logits, labels):.2f} %", flush=True)
     if not isinstance(model, QuantizedModel):
         return
+    if args.budget is not None:
+        for source, widths in model.head_widths():
+            print(f"{source:>34}  {' '.join(map(str, widths))} bits")
+        print(
+            f"bit operations of heads: {model.bit_operations().item():.4f} of those of {args.bits} bits in all of them"
+        )
     mine, (theirs, reals) = trained_integers(model, x), compiled_logits(model, x)
     print(f"C            {accuracy(torch.from_numpy(reals), labels):.2f} %")
     differ = int((mine != theirs).sum())

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fashion_mnist.model import ViT
 from torch import Tensor, nn
 from torch.nn import functional as F
+from training import BATCH, images, prepared, steps, vit
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.utils.exceptions import DiagnosticException
 
@@ -22,42 +22,8 @@ from qvit.dialects.ops.products import Conv2dOp, LinearOp
 from qvit.dialects.ops.quantization import RequantizeOp, ThresholdOp
 from qvit.dialects.types import integer_of, shape_of
 from qvit.tools.qat import convert, prepare_qat
-from qvit.tools.qat.model import QuantizedModel
 from qvit.tools.qat.template import code_name
 from qvit.transforms.pipelines import SCHEMES, at_bits
-
-BATCH = 4
-
-
-def vit(**sizes: int) -> ViT:
-    torch.manual_seed(0)
-    model = ViT(**({"dim": 24, "depth": 1, "heads": 2, "patch": 14} | sizes))
-    for name, p in model.named_parameters():
-        if name.endswith("bias") or p.ndim == 1:
-            nn.init.normal_(p, 1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.2)
-    return model.eval()
-
-
-def images(count: int = BATCH, seed: int = 0) -> Tensor:
-    return torch.rand(count, 1, 28, 28, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-
-
-def prepared(scheme: str = "best", bits: int = 8, **options: Any) -> QuantizedModel:
-    return prepare_qat(vit(), [images(seed=i) for i in range(3)], scheme, weights=bits, activations=bits, **options)
-
-
-def steps(model: QuantizedModel, count: int, rate: float = 1e-2) -> list[float]:
-    """Losses of some steps, with rates that move weights and scales far."""
-    optimizer = torch.optim.AdamW(model.parameter_groups(rate, 0.05))
-    losses: list[float] = []
-    for _ in range(count):
-        model.train()
-        loss = F.cross_entropy(model(images(seed=7)), torch.arange(BATCH))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
 
 
 def observed(module: ModuleOp, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

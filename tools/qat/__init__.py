@@ -19,6 +19,9 @@ from xdsl.dialects.builtin import ModuleOp
 from qvit.dialects.semantics.integers import Array
 from qvit.transforms.pipelines import SCHEMES, Scheme, at_bits, run_scheme
 from qvit.transforms.ptq.approximate import choose_approximations
+from qvit.transforms.ptq.observers import Observer
+from qvit.transforms.ptq.sites import Role
+from qvit.transforms.ptq.weights import Fit
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,6 +40,7 @@ def prepare_qat(
     activations: int = 8,
     per_head: bool = False,
     learn: bool | None = None,
+    learn_widths: bool = False,
 ) -> "QuantizedModel":
     """A torch model as one that trains on integers.
 
@@ -46,10 +50,12 @@ def prepare_qat(
     what products take; the first and last layers keep 8. per_head: queries and keys have a scale for each head (Q-ViT,
     arXiv 2201.07703), and values too in lin-shah; without it each tensor has one, as Lin and Shah need it. learn: whether
     scales are trained (LSQ); by default everywhere but in i-vit and i-bert, whose scales follow moving averages of
-    ranges.
+    ranges. learn_widths: each head of queries, keys (and values) learns how many bits it has, 2 to `activations`, and the rows
+    of the weights that make it, 2 to `weights`, with scales for each width (Q-ViT); per_head is implied. Without a price they
+    have no reason to become fewer: add `QuantizedModel.bit_operations` to the loss.
 
-    ImportRefused for a model that cannot be read, ValueError for a scheme or width that is unknown, DiagnosticException
-    where something would stay in float.
+    ImportRefused for a model that cannot be read, ValueError for a scheme or width that is unknown, or where no width can be
+    learned, DiagnosticException where something would stay in float.
     """
     import torch
 
@@ -72,27 +78,49 @@ def prepare_qat(
     if learn is None:
         learn = scheme.name not in ("i-vit", "i-bert")
     scheme = at_bits(scheme, weights, activations)
-    if per_head:  # scores of several scales need codes before a softmax takes them
+    if per_head or learn_widths:  # scores of several scales need codes before a softmax takes them
         quantization = replace(scheme.quantization, per_head=True, raw_scores=False)
         scheme = replace(scheme, quantization=quantization)
-    return prepare_module(module, arrays, scheme, learn=learn)
+    return prepare_module(module, arrays, scheme, learn=learn, learn_widths=learn_widths)
 
 
 def prepare_module(
-    module: ModuleOp, samples: Sequence[Mapping[str, Array]], scheme: Scheme, *, learn: bool = True
+    module: ModuleOp,
+    samples: Sequence[Mapping[str, Array]],
+    scheme: Scheme,
+    *,
+    learn: bool = True,
+    learn_widths: bool = False,
 ) -> "QuantizedModel":
     """A float module, which is changed in place, as a model that trains; samples: inputs by name. Else as `prepare_qat`."""
     from qvit.tools.compiler import quantize
     from qvit.tools.qat.model import QuantizedModel
-    from qvit.tools.qat.template import make_template
+    from qvit.tools.qat.template import Template, make_template
+    from qvit.tools.qat.widths import learn_widths as make_widths
 
+    if learn_widths and not learn:
+        raise ValueError("widths are learned with the scales: learn=False leaves nothing that follows them")
+    plain = module.clone() if learn_widths else module
     scheme = replace(scheme, lower=replace(scheme.lower, nearest=scheme.lower.form == "dyadic"))
     made = quantize(module, samples, scheme.quantization)
     assert made.reference is not None
     choices = choose_approximations(module, made.rows.get, scheme.candidates) if scheme.candidates else []
     given = {quantizer.scale for quantizer in scheme.quantization.roles.values() if quantizer.scale}
     layers = {choice.src: (choice.chosen,) for choice in choices}
-    return QuantizedModel(make_template(module, made.reference, given), scheme, layers, learn)
+    template = make_template(module, made.reference, given)
+    if learn_widths:
+
+        def narrower(bits: int) -> Template:
+            own = scheme.quantization
+            roles = {**own.roles, Role.ATTENTION: replace(own.roles[Role.ATTENTION], bits=bits, observer=Observer.MSE)}
+            weights = replace(own.weights, bits=bits, fit=Fit.MSE)
+            copy = plain.clone()
+            made = quantize(copy, samples, replace(own, roles=roles, weights=weights, mixed=None))
+            assert made.reference is not None
+            return make_template(copy, made.reference, given)
+
+        make_widths(template, narrower)
+    return QuantizedModel(template, scheme, layers, learn)
 
 
 def convert(model: "QuantizedModel") -> ModuleOp:

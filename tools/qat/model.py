@@ -19,12 +19,14 @@ from qvit.backends.interpreter import find_function, input_names, run
 from qvit.backends.torch.fake_quant import fake_quantize
 from qvit.backends.torch.float_ops import FLOAT_OPS
 from qvit.dialects.functions import DEQUANTIZE_OUTPUTS, QUANTIZE_INPUTS
+from qvit.dialects.ops.elementwise import ClipOp
 from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
 from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.provenance import describe
 from qvit.dialects.semantics.integers import Array, Rounding
 from qvit.dialects.types import shape_of
 from qvit.tools.qat.template import Step, Template, code_name, constant_of
+from qvit.tools.qat.widths import LEAST, products
 from qvit.transforms.delay_dequant import DelayDequantPass
 from qvit.transforms.integerize import IntegerizePass, IntegerReport
 from qvit.transforms.lower_requant import LowerRequantPass
@@ -54,11 +56,19 @@ class QuantizedModel(nn.Module):
         super().__init__()
         self.template, self.scheme, self.layers, self.learn = template, scheme, dict(layers), learn
         self.values = nn.ParameterList([nn.Parameter(torch.as_tensor(v.initial.copy())) for v in template.values])
+        shapes = [s.learned if s.narrower is None else (len(s.narrower) + 1, *s.learned) for s in template.steps]
         self.steps = nn.ParameterList(
-            [nn.Parameter(torch.zeros(s.learned), requires_grad=learn and not s.fixed) for s in template.steps]
+            [
+                nn.Parameter(torch.zeros(shape), requires_grad=learn and not step.fixed)
+                for step, shape in zip(template.steps, shapes, strict=True)
+            ]
         )
         for i, step in enumerate(template.steps):
-            self.register_buffer(f"scale_{i}", torch.as_tensor(step.initial.copy()))
+            first = step.initial if step.narrower is None else np.stack([*step.narrower, step.initial])
+            self.register_buffer(f"scale_{i}", torch.as_tensor(first.copy()))
+        headed = [step for step in template.steps if step.narrower is not None]
+        self.widths = nn.ParameterList([nn.Parameter(torch.full((s.heads,), float(s.codes.bits))) for s in headed])
+        self._width_of = {id(step): i for i, step in enumerate(headed)}
         self.zero_points: Tensor
         self.register_buffer("zero_points", torch.tensor([step.zero_point for step in template.steps]))
         self._index = {id(step): i for i, step in enumerate(template.steps)}
@@ -67,10 +77,13 @@ class QuantizedModel(nn.Module):
         self._inputs = input_names(template.function)
         self._batch = shape_of(template.function.args[0])[0]
 
-    def parameter_groups(self, rate: float, step_rate: float = 0.01, weight_decay: float = 0.0) -> list[dict[str, Any]]:
-        """For an optimizer: matrices with `rate` and decay, other values with `rate`, learned scales with `step_rate`.
+    def parameter_groups(
+        self, rate: float, step_rate: float = 0.01, width_rate: float = 0.01, weight_decay: float = 0.0
+    ) -> list[dict[str, Any]]:
+        """For an optimizer: matrices with `rate` and decay, other values with `rate`, learned scales and widths with theirs.
 
-        step_rate: of log2 of the scales; 0.01 moves one by at most 0.7 % in a step of Adam.
+        step_rate: of log2 of the scales; 0.01 moves one by at most 0.7 % in a step of Adam. width_rate: in bits; 0.01 takes
+        50 steps of Adam at least from one width to the next.
         """
         matrices = [p for p in self.values if p.ndim > 1]
         vectors = [p for p in self.values if p.ndim <= 1]
@@ -80,6 +93,8 @@ class QuantizedModel(nn.Module):
         ]
         if learned := [p for p in self.steps if p.requires_grad]:
             groups.append({"params": learned, "lr": step_rate, "weight_decay": 0.0})
+        if len(self.widths):
+            groups.append({"params": list(self.widths), "lr": width_rate, "weight_decay": 0.0})
         return groups
 
     # --- on disk ---
@@ -128,6 +143,9 @@ class QuantizedModel(nn.Module):
         if not self.learn and step.weights:
             return self._largest(step)
         log = self.steps[index]
+        if step.narrower is not None:  # a scale for each width: that of the width of the moment
+            row = self.width(step).detach().long() - LEAST
+            log, first = (_chosen(table, row) for table in (log, first))
         if log.ndim and log.numel() != first.numel():  # one for each head
             log = log.repeat_interleave(first.numel() // log.numel())
         if not self._power_of_two(step):
@@ -135,6 +153,42 @@ class QuantizedModel(nn.Module):
         exponent = (first.log2() + log).round().detach()
         # the gradient of 2^x, at an x that is rounded
         return torch.ldexp(torch.ones_like(exponent), exponent.int()) * (1 + (log - log.detach()) * log2(e) ** -1)
+
+    def width(self, step: Step) -> Tensor:
+        """The bits of a step's codes, of each head where they are learned: whole numbers, with a straight-through gradient."""
+        if step.narrower is None:
+            return torch.tensor(float(step.codes.bits))
+        width = self.widths[self._width_of[id(step)]]
+        return width + (width.clamp(LEAST, step.codes.bits).round() - width).detach()
+
+    def bit_operations(self) -> Tensor:
+        """Multiply-accumulates times the bits of both operands, over those of the widest codes: at most 1.
+
+        Of the products that take heads of a learned width; 1 where there are none. Its gradient goes to `widths`, so that
+        it can be a part of the loss.
+        """
+        found, most = torch.tensor(0.0), 0.0
+        for count, a, b in products(self.template):
+            found = found + count * (self.width(a) * self.width(b)).mean()
+            most += count * a.codes.bits * b.codes.bits
+        return found / most if most else torch.tensor(1.0)
+
+    def head_widths(self) -> list[tuple[str, list[int]]]:
+        """(source node, the bits of each head) of queries, keys, values and the weights that make them."""
+        headed = [step for step in self.template.steps if step.narrower is not None]
+        return [(step.src, cast(Any, self.width(step).int()).tolist()) for step in headed]
+
+    def _channel_widths(self, step: Step) -> Tensor | None:
+        """The bits of each channel, None where all have those of the type."""
+        return None if step.narrower is None else self.width(step).repeat_interleave(len(step.initial) // step.heads)
+
+    def _ends(self, step: Step, rank: int) -> tuple[Tensor | int, Tensor | int]:
+        """The least and the largest code; of a vector along the step's axis where heads have widths, with a gradient."""
+        widths = self._channel_widths(step)
+        if widths is None:
+            return step.codes.lo, step.codes.hi
+        half = self._along((widths - 1).exp2(), step, rank)
+        return -half, half - 1
 
     def _largest(self, step: Step) -> Tensor:
         """The scale at which the largest weight, of each channel where there are several, takes the last code."""
@@ -161,19 +215,28 @@ class QuantizedModel(nn.Module):
         step = value.step
         assert step is not None
         x = self.values[index].detach()
-        ratio = x / self._along(self.scale(step).detach(), step, x.ndim)
+        ratio = x / self._divided(step, x.ndim).detach()
         rounded = ratio.round() if value.rounding is Rounding.HALF_EVEN else (ratio + 0.5).floor()
-        return (rounded + step.zero_point).clamp(step.codes.lo, step.codes.hi)
+        low, high = (torch.as_tensor(end).detach() for end in self._ends(step, x.ndim))
+        return (rounded + step.zero_point).clamp(low, high)
 
-    def _along(self, scale: Tensor, step: Step, rank: int) -> Tensor:
-        if step.axis is not None:
-            scale = scale.reshape([-1 if i == step.axis else 1 for i in range(rank)])
+    def _along(self, numbers: Tensor, step: Step, rank: int) -> Tensor:
+        """One number, or one for each index of the step's axis, to broadcast."""
+        return numbers if step.axis is None else numbers.reshape([-1 if i == step.axis else 1 for i in range(rank)])
+
+    def _divided(self, step: Step, rank: int) -> Tensor:
+        """The scale as quantizers have it, to broadcast."""
+        scale = self._along(self.scale(step), step, rank)
         return scale / prod(step.below) if step.below else scale
 
     def write(self) -> None:
         """Put what was learned into the template's module."""
         for step in self.template.steps:
-            step.write(self.scale(step).detach().cpu().numpy())
+            widths = self._channel_widths(step)
+            step.write(
+                self.scale(step).detach().cpu().numpy(),
+                None if widths is None else widths.detach().cpu().numpy().astype(np.int64),
+            )
         for i, (value, parameter) in enumerate(zip(self.template.values, self.values, strict=True)):
             if value.step is None:
                 value.write(parameter.detach().cpu().numpy())
@@ -207,6 +270,12 @@ class QuantizedModel(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         """A tensor, or a tuple of them where the model has several results."""
+        if self.training:
+            with torch.no_grad():  # an optimizer's step may lead beyond the ends, from where no gradient leads back
+                for step, width in zip(
+                    (s for s in self.template.steps if s.narrower is not None), self.widths, strict=True
+                ):
+                    width.clamp_(LEAST, step.codes.bits)
         batches = list(self.batches(inputs))
         made = [self._run(part) for part, _ in batches]
         counts = [count for _, count in batches]
@@ -256,6 +325,8 @@ class QuantizedModel(nn.Module):
                         values[op.result] = self.values[index].expand(template.values[index].shape)
                 case QuantizeOp():
                     values[op.result] = values[op.input]  # what was quantized; the codes come with its dequantize
+                case ClipOp() if op in positions:
+                    values[op.result] = values[op.input]  # likewise
                 case DequantizeOp():
                     values[op.result] = self._dequantized(op, values, codes, trained, positions, device)
                 case _:
@@ -280,8 +351,8 @@ class QuantizedModel(nn.Module):
         x = values[op.input]
         if step is None:
             raise DiagnosticException(f"{describe(op)}: a scale of several factors is not trained")
-        scale = self._along(self.scale(step), step, x.ndim)
-        if isinstance(made, QuantizeOp):
+        scale = self._divided(step, x.ndim)
+        if made in positions:
             if self.training and not self.learn:
                 self._observe(step, x)
             exact = torch.as_tensor(codes[code_name(positions[made])]).to(device)
@@ -290,7 +361,13 @@ class QuantizedModel(nn.Module):
         else:
             centred = x.to(scale.dtype) - step.zero_point
             return centred * scale
-        return fake_quantize(x, exact, scale, step.zero_point, step.codes.lo, step.codes.hi)
+        return fake_quantize(x, exact, scale, step.zero_point, *self._ends(step, x.ndim))
+
+
+def _chosen(table: Tensor, row: Tensor) -> Tensor:
+    """Of each column of [rows, columns], the element in the row that the column's head has."""
+    columns = table.shape[1]
+    return table[row.repeat_interleave(columns // len(row)), torch.arange(columns)]
 
 
 def to_integers(module: ModuleOp, scheme: Scheme, layers: Mapping[str, tuple[str, ...]]) -> IntegerReport | None:

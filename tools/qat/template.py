@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from math import gcd
 
 import numpy as np
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, FloatAttr, FunctionType, ModuleOp, StringAttr
@@ -11,8 +10,9 @@ from xdsl.ir import Operation, SSAValue
 
 from qvit.backends.interpreter import find_function, output_names
 from qvit.dialects.attributes import QParamsAttr, ScaleAttr, dense, dense_array, float_value
+from qvit.dialects.ops.elementwise import ClipOp
 from qvit.dialects.ops.nonlinear import LayerNormOp
-from qvit.dialects.ops.products import Conv2dOp, LinearOp
+from qvit.dialects.ops.products import Conv2dOp, LinearOp, MatmulOp
 from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
 from qvit.dialects.ops.shape import ConcatOp
 from qvit.dialects.ops.weights import ConstantOp
@@ -31,7 +31,11 @@ class Step:
     and divided by the factors `below`, which stay. codes: of what it quantizes; zero_point: one number. weights: whether
     it is the scale of a layer's weights: of these each is learned, of activations one for each head, and where channels
     have scales of their own only what these have in common. fixed: whether it keeps its first value, as the scheme gave
-    it, or as its codes have bits to spare. src: the source node.
+    it, or as its codes have bits to spare. src: the source node. heads: into how many the elements along `axis` fall, where each
+    has a scale, or, of weights, a width; else 0.
+
+    narrower: where each head has bits of its own, which are learned: the scales of 2, 3, ... bits, [codes.bits - 2, elements of
+    `initial`]; `initial` is that of all bits. clips: what holds codes of activations in these bits.
     """
 
     src: str
@@ -42,26 +46,32 @@ class Step:
     codes: IntType
     weights: bool = False
     fixed: bool = False
+    heads: int = 0
+    narrower: Array | None = None
+    clips: list[ClipOp] = field(default_factory=list[ClipOp])
 
     @property
     def learned(self) -> tuple[int, ...]:
         """The shape of what is learned."""
-        if self.weights or not self.initial.ndim:
+        if self.weights:
             return self.initial.shape
-        starts = np.flatnonzero(np.diff(self.initial)) + 1  # heads are runs of equal scales
-        width = gcd(len(self.initial), *starts.tolist())
-        return (len(self.initial) // width,) if width > 1 else ()
+        return (self.heads,) if self.heads else ()
 
     @property
     def below(self) -> tuple[float, ...]:
         factors = self.ops[0].params.scale.below
         return tuple(float(f.value.data) for f in factors if isinstance(f, FloatAttr))
 
-    def write(self, scale: Array) -> None:
-        """Put a float32 scale, and the zero point, into the operations."""
+    def write(self, scale: Array, widths: Array | None) -> None:
+        """Put a float32 scale, the zero point, and the widths of all channels, if they have any, into the operations."""
         for op in self.ops:
             made = ScaleAttr.of(float_value(scale if scale.ndim else float(scale)), over=op.params.scale.below)
             op.properties["params"] = QParamsAttr.of(made, self.zero_point, op.params.axis_index)
+        for clip in self.clips:
+            assert widths is not None
+            bound = ClipOp(clip.input, -(1 << (widths - 1)), (1 << (widths - 1)) - 1, self.axis)
+            clip.properties.update(bound.properties)
+            bound.drop_all_references()
 
 
 @dataclass(eq=False)
@@ -92,12 +102,12 @@ class Value:
 class Template:
     """A module of floats, quantizers and dequantizers, with what can be learned of it.
 
-    quantizers: those of activations, in program order: results of @main behind its own ones, so that the integers of each
-    are seen wherever the passes move them. steps, values: see there.
+    quantizers: those of activations, or the bounds behind them, in program order: results of @main behind its own ones, so
+    that the integers of each are seen wherever the passes move them. steps, values: see there.
     """
 
     module: ModuleOp
-    quantizers: list[QuantizeOp]
+    quantizers: list[QuantizeOp | ClipOp]
     steps: list[Step]
     values: list[Value]
     outputs: list[str]
@@ -144,7 +154,7 @@ def make_template(module: ModuleOp, reference: ModuleOp, given: Set[float] = fro
     """
     function = find_function(module)
     ops = list(function.body.block.ops)
-    quantizers = [op for op in ops if isinstance(op, QuantizeOp)]
+    quantizers: list[QuantizeOp | ClipOp] = [op for op in ops if isinstance(op, QuantizeOp)]
     template = Template(module, quantizers, [], [], output_names(function))
     steps: dict[Operation, Step] = {}
     for group in _groups(ops):
@@ -244,7 +254,19 @@ def _step(group: list[QuantizeOp | DequantizeOp]) -> Step | None:
         isinstance(use.operation, LinearOp | Conv2dOp) and use.index == 1 for use in dequantize.result.uses
     ) and isinstance(dequantize.input.owner, ConstantOp)
     quantizer = next((op for op in group if isinstance(op, QuantizeOp)), dequantize)
-    return Step(describe(quantizer), group, initial, params.axis_index, params.zero_point.number, codes, weights)
+    zero_point, heads = params.zero_point.number, 0 if weights else _heads(dequantize, initial)
+    return Step(describe(quantizer), group, initial, params.axis_index, zero_point, codes, weights, heads=heads)
+
+
+def _heads(dequantize: DequantizeOp, scale: Array) -> int:
+    """Into how many heads products take the channels of a tensor, 0 for none, and where their scales differ inside a head."""
+    reached = [dequantize.result]
+    for value in reached:  # grows while it is walked
+        reached += [r for use in value.uses if isinstance(use.operation, MOVES) for r in use.operation.results]
+    counts = {shape_of(v)[-3] for v in reached if any(isinstance(use.operation, MatmulOp) for use in v.uses)}
+    if not scale.ndim or len(counts) != 1 or len(scale) % (heads := counts.pop()):
+        return 0
+    return heads if (np.ptp(scale.reshape(heads, -1), axis=1) == 0).all() else 0
 
 
 def _originals(

@@ -116,11 +116,16 @@ def _along(b: Builder, op: Operation, values: Array, axis: int | None, tile: Til
         return values.astype(np.int64)
     if len(np.unique(values)) == 1:
         return values.astype(np.int64)[:1]
-    # one number for all rows of the tile, if they share the index along the axis
+    return values.astype(np.int64)[_index(op, axis, tile)].reshape(1)
+
+
+def _index(op: Operation, axis: int, tile: Tile) -> int:
+    """The index along an axis that is not the columns', which all rows of the tile share."""
+    shape = shape_of(op.results[0])
     inner = prod(shape[axis + 1 : -1])
     indices = {(row // inner) % shape[axis] for row in (tile.first, tile.first + tile.rows - 1)}
     if len(indices) == 1 and tile.rows <= inner:
-        return values.astype(np.int64)[indices.pop()].reshape(1)
+        return indices.pop()
     raise refuse(op, f"its constants lie along axis {axis}, which is not the last", "use one scale for the tensor")
 
 
@@ -328,10 +333,10 @@ def _function(
 
 def _threshold(b: Builder, op: ThresholdOp, tile: Tile, target: Place) -> Tile:
     levels = constant(b, op, op.thresholds, "a threshold").astype(np.int64)
-    if levels.ndim > 1 and op.axis is not None and op.axis.value.data == tile.axis % len(shape_of(op.result)):
+    if op.axis is not None and op.axis.value.data == tile.axis % len(shape_of(op.result)):
         levels = levels[tile.left : tile.left + tile.columns]
-    elif levels.ndim > 1:
-        raise refuse(op, "its thresholds lie along an axis that is not the last", "use one set for the tensor")
+    elif op.axis is not None:
+        levels = levels[_index(op, op.axis.value.data, tile)]
     if tile.bias is not None:  # x + b >= t where x >= t - b
         levels = (
             np.broadcast_to(levels, (tile.columns, levels.shape[-1]))

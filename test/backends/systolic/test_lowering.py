@@ -261,6 +261,21 @@ def test_thresholds_beyond_32_bits_of_some_channels() -> None:
         lower(comparators([[5, 1 << 31], [7, 9]]), SMALL)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_thresholds_along_an_axis(axis: int) -> None:
+    """Of heads, of rows and of columns."""
+    shape, rng = (3, 70, 5), np.random.default_rng(axis)
+    x = rng.integers(-100, 100, shape).astype(np.int32)
+    levels = np.sort(rng.integers(-100, 100, (shape[axis], 7)), axis=1)
+    body = [
+        f"%t = qvit.constant dense<{levels.tolist()}> : tensor<{shape[axis]}x7xi32>",
+        f"%y = qvit.threshold %x, %t lowest -4 axis {axis} : (tensor<3x70x5xi32>, tensor<{shape[axis]}x7xi32>)"
+        " -> tensor<3x70x5xi3>",
+    ]
+    module = parse(function(body, {"%x": "tensor<3x70x5xi32>"}))
+    require_equal(simulated(module, [x], SMALL), list(run(module, [x]).values()))
+
+
 def comparators(levels: list[Any]) -> ModuleOp:
     """i32 [3, 2] -> codes of 4 bits, from 0 on; levels: of all, or for each of the two columns."""
     per_column = isinstance(levels[0], list)
