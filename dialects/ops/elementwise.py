@@ -301,24 +301,25 @@ class ClipOp(IRDLOperation, HasFolderInterface):
 
     def verify_(self) -> None:
         element_dtype(element_of(self.input))
-        codes, vectors = integer_of(self.input), 0
-        for name, bound in (("low", self.low), ("high", self.high)):
+        codes, bounds = integer_of(self.input), {"low": self.low, "high": self.high}
+        vectors = any(isinstance(bound, DenseIntOrFPElementsAttr) for bound in bounds.values())
+        require(vectors == (self.axis is not None), "axis must be given exactly when a bound is a vector")
+        for name, bound in bounds.items():
             if bound is None:
                 continue
             if codes is None:
                 found = isinstance(bound, FloatAttr) and isfinite(bound.value.data)
                 require(found, f"{name}: expected a float, found {bound}")
                 continue
-            fits = not isinstance(bound, FloatAttr)
             if isinstance(bound, DenseIntOrFPElementsAttr):
                 require(bound.get_element_type() == i64, f"{name}: expected a vector of i64, found {bound.type}")
                 axis = 0 if self.axis is None else self.axis.value.data
                 verify_axis(axis, vector_length(bound), tensor_type(self.input), name)
-                fits, vectors = bool(((dense_array(bound) >= codes.lo) & (dense_array(bound) <= codes.hi)).all()), 1
-            elif isinstance(bound, IntegerAttr):
-                fits = codes.lo <= bound.value.data <= codes.hi
-            require(fits, f"{name}: expected an integer of {codes} ({codes.lo}..{codes.hi}), found {bound}")
-        require(bool(vectors) == (self.axis is not None), "axis must be given exactly when a bound is a vector")
+                numbers = dense_array(bound)
+            else:
+                numbers = np.array(bound.value.data)
+            fits = not isinstance(bound, FloatAttr) and ((codes.lo <= numbers) & (numbers <= codes.hi)).all()
+            require(bool(fits), f"{name}: expected an integer of {codes} ({codes.lo}..{codes.hi}), found {bound}")
         low, high = self.bounds
         ordered = low is None or high is None or bool(np.all(np.less_equal(low, high)))
         require(ordered, f"bounds: expected low <= high, found {low} and {high}")

@@ -271,6 +271,28 @@ def test_two_runs_are_equal() -> None:
     assert all(torch.equal(p, q) for p, q in zip(first.parameters(), second.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("options", [{}, {"learn_widths": True}], ids=["", "widths"])
+def test_a_copy_is_apart(options: dict[str, Any]) -> None:
+    """As a moving average of the weights needs it."""
+    model, x = prepared("best", 4, **options), images(seed=3)
+    steps(model, 1)
+    model.values[0].requires_grad_(False)
+    average = torch.optim.swa_utils.AveragedModel(model.eval())
+    with torch.inference_mode():
+        first = model(x)
+        assert torch.equal(average(x), first)
+    assert [p.requires_grad for p in average.module.parameters()] == [p.requires_grad for p in model.parameters()]
+    before = str(convert(average.module))
+    assert before == str(convert(model))
+    steps(model, 2)
+    assert str(convert(average.module)) == before
+    average.update_parameters(model)  # the first takes the model's own
+    assert str(convert(average.module)) == str(convert(model)) != before
+    steps(model, 2)
+    average.update_parameters(model)
+    assert str(convert(average.module)) not in (before, str(convert(model)))
+
+
 def test_compiled_once() -> None:
     """What did not change is not compiled again."""
     model = prepared().eval()

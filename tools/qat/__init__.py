@@ -96,7 +96,7 @@ def prepare_module(
     from qvit.tools.compiler import quantize
     from qvit.tools.qat.model import QuantizedModel
     from qvit.tools.qat.template import Template, make_template
-    from qvit.tools.qat.widths import learn_widths as make_widths
+    from qvit.tools.qat.widths import give_widths
 
     if learn_widths and not learn:
         raise ValueError("widths are learned with the scales: learn=False leaves nothing that follows them")
@@ -119,7 +119,7 @@ def prepare_module(
             assert made.reference is not None
             return make_template(copy, made.reference, given)
 
-        make_widths(template, narrower)
+        give_widths(template, narrower)
     return QuantizedModel(template, scheme, layers, learn)
 
 

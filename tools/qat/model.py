@@ -66,16 +66,26 @@ class QuantizedModel(nn.Module):
         for i, step in enumerate(template.steps):
             first = step.initial if step.narrower is None else np.stack([*step.narrower, step.initial])
             self.register_buffer(f"scale_{i}", torch.as_tensor(first.copy()))
-        headed = [step for step in template.steps if step.narrower is not None]
-        self.widths = nn.ParameterList([nn.Parameter(torch.full((s.heads,), float(s.codes.bits))) for s in headed])
-        self._width_of = {id(step): i for i, step in enumerate(headed)}
+        self._headed = [step for step in template.steps if step.narrower is not None]
+        self.widths = nn.ParameterList(
+            [nn.Parameter(torch.full((s.heads,), float(s.codes.bits))) for s in self._headed]
+        )
         self.zero_points: Tensor
         self.register_buffer("zero_points", torch.tensor([step.zero_point for step in template.steps]))
-        self._index = {id(step): i for i, step in enumerate(template.steps)}
-        self._of_step = {id(v.step): i for i, v in enumerate(template.values) if v.step is not None and v.step.weights}
+        self._index = {step: i for i, step in enumerate(template.steps)}
+        self._of_step = {v.step: i for i, v in enumerate(template.values) if v.step is not None and v.step.weights}
         self._compiled: tuple[tuple[int, ...], ModuleOp] | None = None
         self._inputs = input_names(template.function)
         self._batch = shape_of(template.function.args[0])[0]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "QuantizedModel":
+        """As of any module (moving averages of weights need it): what is learned, in a template of its own."""
+        copy = QuantizedModel(self.template.clone(), self.scheme, self.layers, self.learn)
+        copy.load_state_dict(self.state_dict())
+        for mine, its in zip(self.parameters(), copy.parameters(), strict=True):
+            its.requires_grad_(mine.requires_grad)
+        memo[id(self)] = copy
+        return copy.train(self.training)
 
     def parameter_groups(
         self, rate: float, step_rate: float = 0.01, width_rate: float = 0.01, weight_decay: float = 0.0
@@ -138,7 +148,7 @@ class QuantizedModel(nn.Module):
 
     def scale(self, step: Step) -> Tensor:
         """The scale of a step, float32; with a gradient where it is learned."""
-        index = self._index[id(step)]
+        index = self._index[step]
         first: Tensor = getattr(self, f"scale_{index}")
         if not self.learn and step.weights:
             return self._largest(step)
@@ -158,7 +168,7 @@ class QuantizedModel(nn.Module):
         """The bits of a step's codes, of each head where they are learned: whole numbers, with a straight-through gradient."""
         if step.narrower is None:
             return torch.tensor(float(step.codes.bits))
-        width = self.widths[self._width_of[id(step)]]
+        width = self.widths[self._headed.index(step)]
         return width + (width.clamp(LEAST, step.codes.bits).round() - width).detach()
 
     def bit_operations(self) -> Tensor:
@@ -175,8 +185,7 @@ class QuantizedModel(nn.Module):
 
     def head_widths(self) -> list[tuple[str, list[int]]]:
         """(source node, the bits of each head) of queries, keys, values and the weights that make them."""
-        headed = [step for step in self.template.steps if step.narrower is not None]
-        return [(step.src, cast(Any, self.width(step).int()).tolist()) for step in headed]
+        return [(step.src, cast(Any, self.width(step).int()).tolist()) for step in self._headed]
 
     def _channel_widths(self, step: Step) -> Tensor | None:
         """The bits of each channel, None where all have those of the type."""
@@ -192,7 +201,7 @@ class QuantizedModel(nn.Module):
 
     def _largest(self, step: Step) -> Tensor:
         """The scale at which the largest weight, of each channel where there are several, takes the last code."""
-        weight = self.values[self._of_step[id(step)]].detach().abs()
+        weight = self.values[self._of_step[step]].detach().abs()
         largest = weight.flatten(1).amax(1) if step.axis is not None else weight.max()
         return torch.where(largest > 0, largest / step.codes.hi, torch.ones_like(largest))
 
@@ -206,7 +215,7 @@ class QuantizedModel(nn.Module):
             return
         low, high = x.detach().min().clamp(max=0), x.detach().max().clamp(min=0)
         needed = torch.maximum(-low, high) / step.codes.hi if step.codes.signed else (high - low) / step.codes.hi
-        scale: Tensor = getattr(self, f"scale_{self._index[id(step)]}")
+        scale: Tensor = getattr(self, f"scale_{self._index[step]}")
         scale.mul_(MOMENTUM).add_(needed, alpha=1 - MOMENTUM)
 
     def codes(self, index: int) -> Tensor:
@@ -272,9 +281,7 @@ class QuantizedModel(nn.Module):
         """A tensor, or a tuple of them where the model has several results."""
         if self.training:
             with torch.no_grad():  # an optimizer's step may lead beyond the ends, from where no gradient leads back
-                for step, width in zip(
-                    (s for s in self.template.steps if s.narrower is not None), self.widths, strict=True
-                ):
+                for step, width in zip(self._headed, self.widths, strict=True):
                     width.clamp_(LEAST, step.codes.bits)
         batches = list(self.batches(inputs))
         made = [self._run(part) for part, _ in batches]

@@ -1,7 +1,8 @@
 """A quantized module whose scales and constants change: what training learns, and where it stands in the module."""
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, FloatAttr, FunctionType, ModuleOp, StringAttr
@@ -119,6 +120,21 @@ class Template:
 
     def operations(self) -> Iterator[Operation]:
         yield from self.function.body.block.ops
+
+    def clone(self) -> "Template":
+        """The same with a module of its own."""
+        module = self.module.clone()
+        twins: dict[Operation, Any] = dict(zip(self.module.walk(), module.walk(), strict=True))
+        steps = {
+            step: replace(step, ops=[twins[op] for op in step.ops], clips=[twins[op] for op in step.clips])
+            for step in self.steps
+        }
+        values = [
+            replace(v, constant=twins[v.constant], step=None if v.step is None else steps[v.step]) for v in self.values
+        ]
+        step_of = {twins[op]: steps[step] for op, step in self.step_of.items()}
+        quantizers = [twins[op] for op in self.quantizers]
+        return Template(module, quantizers, list(steps.values()), values, self.outputs, step_of)
 
     def observed(self) -> ModuleOp:
         """A copy that also returns the codes of every quantizer."""

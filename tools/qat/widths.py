@@ -19,7 +19,7 @@ LEAST = 2
 """Bits of a head at least."""
 
 
-def learn_widths(template: Template, at_bits: Callable[[int], Template]) -> None:
+def give_widths(template: Template, at_bits: Callable[[int], Template]) -> None:
     """Let the heads of a template have widths of their own, in place: of queries, keys (and values), and of the weights
     that make them.
 
