@@ -18,23 +18,32 @@ X = torch.from_numpy((IMAGES["images"][:, None].astype(np.float32) / 255 - 0.5) 
 LABELS = torch.from_numpy(IMAGES["labels"].astype(np.int64))
 
 
-def restored(bits: int) -> QuantizedModel:
+def restored(bits: int, learn_widths: bool) -> QuantizedModel:
     """Samples do not matter: scales and zero points are stored."""
-    recipe = qat.RECIPES[bits]
-    model = prepare_qat(qat.float_model(), [X[:100]], recipe.scheme, weights=bits, activations=bits)
-    model.restore(EXAMPLES / f"fashion_mnist/qat_{bits}.safetensors")
+    options = {"weights": bits, "activations": bits, "learn_widths": learn_widths}
+    model = prepare_qat(qat.float_model(), [X[:100]], qat.RECIPES[bits].scheme, **options)
+    model.restore(EXAMPLES / f"fashion_mnist/qat_{bits}{'_widths' if learn_widths else ''}.safetensors")
     return model.eval()
 
 
-@pytest.mark.parametrize(("bits", "right"), [(8, 279), (4, 280), (3, 279)])
-def test_images(bits: int, right: int) -> None:
+@pytest.mark.parametrize(
+    ("bits", "learn_widths", "right"), [(8, False, 279), (4, False, 280), (3, False, 279), (4, True, 279)]
+)
+def test_images(bits: int, learn_widths: bool, right: int) -> None:
     """How many of 300 test images are right, and the integers of C at the logits."""
-    model = restored(bits)
+    model = restored(bits, learn_widths)
     integers, reals = qat.compiled_logits(model, X)
     np.testing.assert_array_equal(qat.trained_integers(model, X), integers)
     logits = qat.predict(model, X)
     np.testing.assert_array_equal(logits.numpy(), reals.astype(np.float32))
     assert int((logits.argmax(1) == LABELS).sum()) == right
+
+
+def test_widths_of_heads() -> None:
+    """Within the budget, and of several kinds."""
+    model = restored(4, True)
+    assert model.bit_operations().item() <= 0.735
+    assert {bits for _, heads in model.head_widths() for bits in heads} == {2, 3, 4}
 
 
 @pytest.fixture(scope="module")
