@@ -1,6 +1,7 @@
 """What the tools share: modules as files, and turning every failure into one line and an exit status."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -59,8 +60,23 @@ def _verifies(op: Operation) -> bool:
     return True
 
 
+_STRING = re.compile(r"""//[^\n]*+|"(?:[^"\\\n\v\f]++|\\(?:["nt\\]|[0-9A-Fa-f]{2}))*+(?P<end>"?)""")
+
+
+def _require_closed_strings(text: str, name: str) -> None:
+    """InvalidModule for a string that does not end where it should: xDSL's lexer would take time exponential in its length."""
+    for match in _STRING.finditer(text):
+        if match["end"] == "":
+            start = match.start()
+            line, column = text.count("\n", 0, start) + 1, start - text.rfind("\n", 0, start)
+            raise InvalidModule(
+                f"{name}:{line}:{column}: the string that begins here has no end; close it, or mend its escapes"
+            )
+
+
 def parse_mlir(context: Context, text: str, name: str, folder: Path) -> ModuleOp:
     """IR as text; the paths of its weight files, relative to `folder`, are made to hold from the working directory."""
+    _require_closed_strings(text, name)
     parser = Parser(context, text, name)
     try:
         with progress(f"reading {name}"):

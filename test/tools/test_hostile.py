@@ -61,11 +61,24 @@ MODELS = {
 }
 
 TEXTS = {
+    # of which a lexer that tries every way to divide them would not come back
+    "string without an end": (
+        f'func.func @main() {{\n  "{"long" * 100}\n  func.return\n}}',
+        "model.mlir:2:3: the string that begins here has no end",
+    ),
+    "string with a wrong escape": (
+        f'"a" "{"long" * 100}\\q"',
+        "model.mlir:1:5: the string that begins here has no end",
+    ),
+    "string at the end": (
+        '// "here a quote is a comment\n  "',
+        "model.mlir:2:3: the string that begins here has no end",
+    ),
     "regions": ('"test.op"() ({\n' * 5000 + "}) : () -> ()\n" * 5000, "nested too deeply"),
     "types": (f"func.func @f(%x: {'tuple<' * 20000}i32{'>' * 20000}) {{ func.return }}", "nested too deeply"),
     "attributes": (f'"test.op"() {{a = {"[" * 20000}{"]" * 20000}}} : () -> ()', "nested too deeply"),
     "digits": (f'"test.op"() {{a = {"9" * 1_000_000} : i64}} : () -> ()', "limit (4300 digits)"),
-    "quote": ('"unclosed ' + "x y z\n" * 200_000, "before closing string literal"),
+    "quote": ('"unclosed ' + "x y z\n" * 200_000, "model.mlir:1:1: the string that begins here has no end"),
     "NUL": ("func.func @main() {\0 func.return }", "Unexpected character"),
     "dimensions": (
         '%c = "test.op"() : () -> tensor<99999999999x99999999999xf32>\n'

@@ -64,7 +64,9 @@ def compile_and_load(text: str) -> Any:
 def bytes_only(case: Case) -> bool:
     """NumPy, and so IREE's interface, has no tensors of parts of bytes; IREE compiles no constants of nibbles."""
     signature = case.text[: case.text.index("{\n")]
-    return not re.search("xu?i[1-7]>", signature) and not any(f"x{element}>" in case.text for element in ("i3", "i4", "ui4"))
+    return not re.search("xu?i[1-7]>", signature) and not any(
+        f"x{element}>" in case.text for element in ("i3", "i4", "ui4")
+    )
 
 
 WHOLE = [case for case in CASES if bytes_only(case)]
