@@ -81,7 +81,8 @@ def parse_mlir(context: Context, text: str, name: str, folder: Path) -> ModuleOp
     try:
         with progress(f"reading {name}"):
             module = parser.parse_module()
-    except VerifyException as error:  # of an attribute or type, which has no place of its own
+    except (VerifyException, AssertionError) as error:
+        # of an attribute or type, which has no place of its own; xDSL asserts what follows in a complex number
         place = Span(parser.pos, parser.pos, parser.lexer.input).get_location()
         raise InvalidModule(f"{place}: {error}") from error
     verify(module)

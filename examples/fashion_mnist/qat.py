@@ -164,6 +164,10 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="default: as the output, .pt, in the current folder")
     parser.add_argument("--evaluate", action="store_true", help="compare what was trained before")
     args = parser.parse_args()
+    if args.budget is not None and (args.bits == 32 or not 0 < args.budget <= 1):
+        parser.error(
+            f"--budget is a part, above 0 and at most 1, of the bit operations of 8, 4 or 3 bits; found {args.budget:g}"
+        )
     name = f"qat_{args.bits}" if args.budget is None else f"qat_{args.bits}_widths"
     output = args.output or HERE / f"{name}.safetensors"
     torch.manual_seed(0)

@@ -79,6 +79,7 @@ TEXTS = {
     "attributes": (f'"test.op"() {{a = {"[" * 20000}{"]" * 20000}}} : () -> ()', "nested too deeply"),
     "digits": (f'"test.op"() {{a = {"9" * 1_000_000} : i64}} : () -> ()', "limit (4300 digits)"),
     "quote": ('"unclosed ' + "x y z\n" * 200_000, "model.mlir:1:1: the string that begins here has no end"),
+    "complex number": ('"test.op"() {a = dense<(1.0, 2.0, 3.0> : tensor<1xf32>} : () -> ()', "model.mlir:1"),
     "NUL": ("func.func @main() {\0 func.return }", "Unexpected character"),
     "dimensions": (
         '%c = "test.op"() : () -> tensor<99999999999x99999999999xf32>\n'

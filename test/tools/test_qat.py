@@ -303,6 +303,26 @@ def test_compiled_once() -> None:
     assert model.program() is not program
 
 
+class Plain(nn.Module):
+    """A product of matrices, which have no heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x) @ self.b(x).transpose(0, 1)
+
+
+@pytest.mark.parametrize("per_head", [False, True])
+def test_a_product_of_matrices(per_head: bool) -> None:
+    x = torch.randn(6, 16, generator=torch.Generator().manual_seed(0))
+    model = prepare_qat(Plain(), [x], per_head=per_head)
+    (deployed,) = run_model(convert(model.eval()), [x.numpy()]).values()
+    np.testing.assert_array_equal(model(x).detach().numpy(), deployed.astype(np.float32))
+
+
 # --- bad input ---
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from training import BATCH, images, prepared, steps, vit
 
@@ -107,6 +107,41 @@ def test_a_width_begins_with_its_scales(bits: int) -> None:
             np.testing.assert_array_equal(model.scale(step).detach(), plain.scale(other).detach())
 
 
+class Shared(nn.Module):
+    """A tensor that a product, a layer and a function take: with fewer bits for the product, the function's need none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.norm, self.qk, self.last = (
+            nn.Linear(24, 24),
+            nn.LayerNorm(24),
+            nn.Linear(24, 48),
+            nn.Linear(24, 10),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.first(x)
+        x = self.norm(x + torch.softmax(z @ z.transpose(1, 2), -1) @ F.gelu(z))
+        q, k = self.qk(x).reshape(-1, 7, 2, 2, 12).permute(2, 0, 3, 1, 4)
+        attended = torch.softmax(q @ k.transpose(-1, -2), -1) @ x.reshape(-1, 7, 2, 12).transpose(1, 2)
+        return self.last(attended.transpose(1, 2).reshape(-1, 7, 24)).mean(1)
+
+
+def test_other_bits_are_quantized_in_other_places() -> None:
+    """Scales for narrower heads are still those of the same tensor: each of a width more is finer."""
+    x = torch.randn(4, 7, 24, generator=torch.Generator().manual_seed(1))
+    model = prepare_qat(Shared(), [x], "lin-shah", weights=6, activations=6, learn_widths=True)
+    counts = {len(prepare_qat(Shared(), [x], "lin-shah", weights=6, activations=b).template.steps) for b in (2, 6)}
+    assert len(counts) == 2
+    assert len(headed(model)) == 4
+    for step in headed(model):
+        assert step.first.shape == (5, 24)
+        assert (np.diff(step.first, axis=0) < 0).all()
+        plain = prepare_qat(Shared(), [x], "lin-shah", weights=6, activations=6, per_head=True)
+        assert any(np.array_equal(step.initial, other.initial) for other in plain.template.steps)
+
+
 def test_a_step_trains_the_scales_in_use() -> None:
     model = with_widths()
     F.cross_entropy(model.train()(images()), torch.arange(BATCH)).backward()
@@ -139,6 +174,16 @@ def test_bounds_by_hand() -> None:
     assert high.grad is not None
     assert low.grad.item() == 0.5
     assert high.grad.tolist() == [0.0, 0.0, 2.0, 4.0]
+
+
+def test_bounds_are_of_codes() -> None:
+    """-1.2 / 0.5 + 3 = 0.6 lies in 0..4, without the zero point it would not."""
+    x, high = torch.tensor([-1.2, 1.2]), torch.tensor(4.0, requires_grad=True)
+    low = torch.tensor(0.0, requires_grad=True)
+    fake_quantize(x, torch.tensor([1, 4]), torch.tensor(0.5), 3, low, high).sum().backward()
+    assert low.grad is not None
+    assert high.grad is not None
+    assert (low.grad.item(), high.grad.item()) == (0.0, 0.5)
 
 
 def test_a_width_by_hand() -> None:
@@ -220,11 +265,12 @@ def test_checkpoints(tmp_path: Path) -> None:
     ("model", "options", "says"),
     [
         (vit(), {"learn": False}, "learn=False leaves nothing"),
+        (vit(), {"scheme": "i-vit"}, "pass learn=True"),
         (vit(), {"activations": 2, "weights": 8}, "more than 2 bits are needed"),
         (vit(), {"scheme": "fq-vit"}, "symmetric codes"),
         (nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.GELU(), nn.Linear(10, 10)), {}, "no head has a width"),
     ],
-    ids=["learn", "bits", "codes", "heads"],
+    ids=["learn", "i-vit", "bits", "codes", "heads"],
 )
 def test_refused(model: nn.Module, options: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):

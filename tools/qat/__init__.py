@@ -78,10 +78,14 @@ def prepare_qat(
     if learn is None:
         learn = scheme.name not in ("i-vit", "i-bert")
     scheme = at_bits(scheme, weights, activations)
-    if per_head or learn_widths:  # scores of several scales need codes before a softmax takes them
-        quantization = replace(scheme.quantization, per_head=True, raw_scores=False)
-        scheme = replace(scheme, quantization=quantization)
+    if per_head:
+        scheme = _with_heads(scheme)
     return prepare_module(module, arrays, scheme, learn=learn, learn_widths=learn_widths)
+
+
+def _with_heads(scheme: Scheme) -> Scheme:
+    """A scale for each head; scores of several scales need codes before a softmax takes them."""
+    return replace(scheme, quantization=replace(scheme.quantization, per_head=True, raw_scores=False))
 
 
 def prepare_module(
@@ -99,8 +103,12 @@ def prepare_module(
     from qvit.tools.qat.widths import give_widths
 
     if learn_widths and not learn:
-        raise ValueError("widths are learned with the scales: learn=False leaves nothing that follows them")
+        raise ValueError(
+            "widths are learned with the scales: learn=False leaves nothing that follows them; pass learn=True"
+            " (i-vit and i-bert do not learn scales by themselves)"
+        )
     plain = module.clone() if learn_widths else module
+    scheme = _with_heads(scheme) if learn_widths else scheme
     scheme = replace(scheme, lower=replace(scheme.lower, nearest=scheme.lower.form == "dyadic"))
     made = quantize(module, samples, scheme.quantization)
     assert made.reference is not None

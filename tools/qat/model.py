@@ -24,7 +24,7 @@ from qvit.dialects.ops.quantization import DequantizeOp, QuantizeOp
 from qvit.dialects.ops.weights import ConstantOp
 from qvit.dialects.provenance import describe
 from qvit.dialects.semantics.integers import Array, Rounding
-from qvit.dialects.types import shape_of
+from qvit.dialects.types import integer_of, shape_of
 from qvit.tools.qat.template import Step, Template, code_name, constant_of
 from qvit.tools.qat.widths import LEAST, products
 from qvit.transforms.delay_dequant import DelayDequantPass
@@ -56,20 +56,16 @@ class QuantizedModel(nn.Module):
         super().__init__()
         self.template, self.scheme, self.layers, self.learn = template, scheme, dict(layers), learn
         self.values = nn.ParameterList([nn.Parameter(torch.as_tensor(v.initial.copy())) for v in template.values])
-        shapes = [s.learned if s.narrower is None else (len(s.narrower) + 1, *s.learned) for s in template.steps]
         self.steps = nn.ParameterList(
-            [
-                nn.Parameter(torch.zeros(shape), requires_grad=learn and not step.fixed)
-                for step, shape in zip(template.steps, shapes, strict=True)
-            ]
+            [nn.Parameter(torch.zeros(s.learned), requires_grad=learn and not s.fixed) for s in template.steps]
         )
         for i, step in enumerate(template.steps):
-            first = step.initial if step.narrower is None else np.stack([*step.narrower, step.initial])
-            self.register_buffer(f"scale_{i}", torch.as_tensor(first.copy()))
+            self.register_buffer(f"scale_{i}", torch.as_tensor(step.first.copy()))
         self._headed = [step for step in template.steps if step.narrower is not None]
         self.widths = nn.ParameterList(
             [nn.Parameter(torch.full((s.heads,), float(s.codes.bits))) for s in self._headed]
         )
+        self._products = list(products(template))
         self.zero_points: Tensor
         self.register_buffer("zero_points", torch.tensor([step.zero_point for step in template.steps]))
         self._index = {step: i for i, step in enumerate(template.steps)}
@@ -178,7 +174,7 @@ class QuantizedModel(nn.Module):
         it can be a part of the loss.
         """
         found, most = torch.tensor(0.0), 0.0
-        for count, a, b in products(self.template):
+        for count, a, b in self._products:
             found = found + count * (self.width(a) * self.width(b)).mean()
             most += count * a.codes.bits * b.codes.bits
         return found / most if most else torch.tensor(1.0)
@@ -330,10 +326,8 @@ class QuantizedModel(nn.Module):
                         values[op.result] = torch.as_tensor(constant_of(op).copy()).to(device)
                     else:
                         values[op.result] = self.values[index].expand(template.values[index].shape)
-                case QuantizeOp():
+                case QuantizeOp() | ClipOp() if integer_of(op.result) is not None:
                     values[op.result] = values[op.input]  # what was quantized; the codes come with its dequantize
-                case ClipOp() if op in positions:
-                    values[op.result] = values[op.input]  # likewise
                 case DequantizeOp():
                     values[op.result] = self._dequantized(op, values, codes, trained, positions, device)
                 case _:

@@ -54,9 +54,13 @@ class Step:
     @property
     def learned(self) -> tuple[int, ...]:
         """The shape of what is learned."""
-        if self.weights:
-            return self.initial.shape
-        return (self.heads,) if self.heads else ()
+        each = self.initial.shape if self.weights else (self.heads,) if self.heads else ()
+        return each if self.narrower is None else (len(self.narrower) + 1, *each)
+
+    @property
+    def first(self) -> Array:
+        """The scales with which training begins: `initial`, or of each width one, [widths, elements of `initial`]."""
+        return self.initial if self.narrower is None else np.stack([*self.narrower, self.initial])
 
     @property
     def below(self) -> tuple[float, ...]:
@@ -276,11 +280,14 @@ def _step(group: list[QuantizeOp | DequantizeOp]) -> Step | None:
 
 def _heads(dequantize: DequantizeOp, scale: Array) -> int:
     """Into how many heads products take the channels of a tensor, 0 for none, and where their scales differ inside a head."""
+    if not scale.ndim:
+        return 0
     reached = [dequantize.result]
     for value in reached:  # grows while it is walked
         reached += [r for use in value.uses if isinstance(use.operation, MOVES) for r in use.operation.results]
-    counts = {shape_of(v)[-3] for v in reached if any(isinstance(use.operation, MatmulOp) for use in v.uses)}
-    if not scale.ndim or len(counts) != 1 or len(scale) % (heads := counts.pop()):
+    taken = [shape_of(v) for v in reached if any(isinstance(use.operation, MatmulOp) for use in v.uses)]
+    counts = {shape[-3] if len(shape) > 2 else 1 for shape in taken}
+    if len(counts) != 1 or len(scale) % (heads := counts.pop()):
         return 0
     return heads if (np.ptp(scale.reshape(heads, -1), axis=1) == 0).all() else 0
 

@@ -24,7 +24,8 @@ def give_widths(template: Template, at_bits: Callable[[int], Template]) -> None:
     that make them.
 
     at_bits: the same model with weights and operands of attention of so many bits; its scales are those with which a head
-    begins that has so many (a switchable scale for each width). ValueError where no width is to be learned.
+    begins that has so many (a switchable scale for each width). Its other tensors may be quantized in other places, so
+    scales are found by the layers that they belong to. ValueError where no width is to be learned.
     """
     chosen = {step: step.heads for step in template.steps if _of_heads(step)}
     for step in template.steps:
@@ -36,16 +37,26 @@ def give_widths(template: Template, at_bits: Callable[[int], Template]) -> None:
             " layers make, in a scheme with symmetric codes"
         )
     most = max(step.codes.bits for step in chosen)
-    others = [at_bits(bits).steps for bits in range(LEAST, most)]
-    for i, step in enumerate(template.steps):
-        if (heads := chosen.get(step)) is None:
-            continue
+    places = {step: place for place, step in _by_layer(template).items()}
+    others = [_by_layer(at_bits(bits)) for bits in range(LEAST, most)]
+    for step, heads in chosen.items():
         step.heads = heads
-        step.narrower = np.stack([steps[i].initial for steps in others[: step.codes.bits - LEAST]])
+        step.narrower = np.stack([steps[places[step]].initial for steps in others[: step.codes.bits - LEAST]])
         for op in step.ops:
             if isinstance(op, QuantizeOp):
                 step.clips.append(clip := _bounded(op))
                 template.quantizers[template.quantizers.index(op)] = clip
+
+
+def _by_layer(template: Template) -> dict[tuple[int, str], Step]:
+    """The steps of the weights and of the result of each linear layer, by its number in program order."""
+    found: dict[tuple[int, str], Step] = {}
+    layers = [op for op in template.operations() if isinstance(op, LinearOp)]
+    for i, op in enumerate(layers):
+        made = [template.step_of.get(use.operation) for use in op.result.uses if isinstance(use.operation, QuantizeOp)]
+        steps = {"weights": _step_of(op.weight, template), "result": made[0] if made else None}
+        found |= {(i, what): step for what, step in steps.items() if step is not None}
+    return found
 
 
 def _bounded(op: QuantizeOp) -> ClipOp:
